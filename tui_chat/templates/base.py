@@ -1,0 +1,31 @@
+"""What the rest of the program asks of a chat template: turns to ids, with the place of each turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tui_chat.conversation import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """`ids` ready for a reply; `starts[i]` is the index in `ids` at which turn i begins."""
+
+    ids: list[int]
+    starts: list[int]
+
+
+class Template(Protocol):
+    name: str
+    stop_ids: frozenset[int]
+    stop_strings: tuple[str, ...]  # where a reply ends in text rather than at an id
+
+    def render(self, turns: Sequence[Turn], *, continue_last: bool = False) -> Rendered:
+        """Turns as ids, ending where a reply begins.
+
+        When the last turn is the assistant's, nothing is added after it; with `continue_last` it is also left open,
+        so that the model goes on with it. Raises UsageError for a role it does not know.
+        """
+        ...
