@@ -1,7 +1,9 @@
-"""What passes between the worker thread and whoever talks to it: frozen, without tensors, without torch.
+"""What passes between the worker thread and whoever talks to it: frozen, without tensors, without
+torch.
 
-Requests go in through `Worker.send`, events come out through the `emit` callable it was given, in order, from the
-worker thread. A *lane* is one checkpoint in use with its own cache; a *request id* names one reply.
+Requests go in through `Worker.send`, events come out through the `emit` callable it was given,
+in order, from the worker thread. A *lane* is one checkpoint in use with its own cache; a
+*request id* names one reply.
 """
 
 from __future__ import annotations
@@ -79,7 +81,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountTokens:
-    """How many tokens a prompt would take; answered by `Counted`. A newer one for the lane replaces an older."""
+    """How many tokens a prompt would take; answered by `Counted`. A newer one for the lane
+    replaces an older.
+    """
 
     lane: str
     request_id: str
@@ -103,7 +107,9 @@ Request = Load | CancelLoad | Generate | SetSampling | Stop | CountTokens | Unlo
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One token of a reply. `text` is what it adds to the shown text (may be "" while a character is incomplete)."""
+    """One token of a reply. `text` is what it adds to the shown text (may be "" while a
+    character is incomplete).
+    """
 
     id: int
     text: str
@@ -146,8 +152,9 @@ class Unloaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A reply begins. `first_turn` is the index in `Prompt.turns` of the oldest turn sent after the system prompt
-    (0 or 1 when nothing was dropped); `first_char` the same for a raw text. `dropped_tokens` counts what was left out.
+    """A reply begins. `first_turn` is the index in `Prompt.turns` of the oldest turn sent after
+    the system prompt (0 or 1 when nothing was dropped); `first_char` the same for a raw text.
+    `dropped_tokens` counts what was left out.
     """
 
     request_id: str
@@ -215,7 +222,9 @@ class Finished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """A reply that could not go on; what was made so far has been emitted. `request_id` "" concerns the lane."""
+    """A reply that could not go on; what was made so far has been emitted. `request_id` ""
+    concerns the lane.
+    """
 
     lane: str
     request_id: str

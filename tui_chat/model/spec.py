@@ -1,7 +1,8 @@
 """What a decoder is made of, in numbers and names. Knows no tensor, no file, no torch.
 
-The tensors say what is there, the spec says how it is used: a bias exists if the file has one, the head is tied if
-the file has none, a norm is weightless if it has no weight. So none of these is a field.
+The tensors say what is there, the spec says how it is used: a bias exists if the file has one,
+the head is tied if the file has none, a norm is weightless if it has no weight. So none of these
+is a field.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ class RopeScaling:
 class ModelSpec:
     """A decoder-only transformer. Sizes are counts; `context_length` is in tokens.
 
-    `norm_eps` None means torch's own default for the dtype. `window[i]` is how many positions layer i sees (0: all);
-    an empty tuple means all layers see all. `vocab_size` is the number of rows of the embedding.
-    `family` names a file of model/families/ where the fields below do not suffice; `options` is for that file alone.
+    `norm_eps` None means torch's own default for the dtype. `window[i]` is how many positions
+    layer i sees (0: all); an empty tuple means all layers see all. `vocab_size` is the number of
+    rows of the embedding. `qk_scale` multiplies queries and keys each (scores are q·k *
+    qk_scale² / √head_dim); `qk_norm` is an RMS norm whatever `norm` is. `family` names a file of
+    model/families/ where the fields below do not suffice; `options` is for that file alone.
     """
 
     vocab_size: int
@@ -69,7 +72,9 @@ class ModelSpec:
         for name in ("vocab_size", "n_layer", "n_head", "n_embd", "context_length"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
-                raise CheckpointError("the model's settings cannot be", f"{name} is {value!r}, not a positive number")
+                raise CheckpointError(
+                    "the model's settings cannot be", f"{name} is {value!r}, not a positive number"
+                )
         if not self.n_kv_head:
             object.__setattr__(self, "n_kv_head", self.n_head)
         if not self.head_dim:
@@ -82,13 +87,18 @@ class ModelSpec:
             object.__setattr__(self, "head_dim", self.n_embd // self.n_head)
         if self.n_kv_head < 1 or self.n_head % self.n_kv_head:
             raise CheckpointError(
-                "the model's settings cannot be", f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}"
+                "the model's settings cannot be",
+                f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}",
             )
         if self.position == "rope" and self.head_dim % 2:
-            raise CheckpointError("the model's settings cannot be", f"rotary positions need an even head_dim, not {self.head_dim}")
+            raise CheckpointError(
+                "the model's settings cannot be",
+                f"rotary positions need an even head_dim, not {self.head_dim}",
+            )
         if self.window and len(self.window) != self.n_layer:
             raise CheckpointError(
-                "the model's settings cannot be", f"{len(self.window)} attention windows for {self.n_layer} layers"
+                "the model's settings cannot be",
+                f"{len(self.window)} attention windows for {self.n_layer} layers",
             )
 
     def as_dict(self) -> dict[str, object]:

@@ -1,0 +1,65 @@
+"""From a spec and canonical tensors to a model that runs.
+
+Canonical names: embed, position, embed_norm, blocks.{i}.attn_norm, blocks.{i}.attn.qkv,
+.attn.q_norm, .attn.k_norm, .attn.out, blocks.{i}.mlp_norm, .mlp.up or .mlp.gate_up, .mlp.down,
+final_norm, head; each `.weight` and, where the file has one, `.bias`. Matrices are (out, in);
+qkv is q over k over v; gate_up is the gate over what it lets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tui_chat.errors import CheckpointError
+from tui_chat.model.cache import KVCache
+from tui_chat.model.decoder import Decoder
+from tui_chat.model.spec import ModelSpec
+
+
+class Model(Protocol):
+    """What the engine asks of any architecture: ids in, logits out.
+
+    `incremental` False means that the whole sequence is computed at every call; such a model
+    keeps `cache.tokens` up to date all the same.
+    """
+
+    spec: ModelSpec
+    incremental: bool
+    dtype: torch.dtype
+    device: torch.device
+    parameters: int
+    weight_bytes: int
+
+    def new_cache(self) -> KVCache: ...
+
+    def forward(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+        """Logits after the last of `ids` that follow `cache.tokens`: (vocab_size,) float32, on
+        the model's device.
+        """
+        ...
+
+    def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
+        """Logits after each of `ids`: (len(ids), vocab_size) float32."""
+        ...
+
+
+def build(spec: ModelSpec, weights: dict[str, Tensor]) -> Model:
+    """The model of `spec.family`. `weights` is emptied. Raises CheckpointError for what does not
+    fit together.
+    """
+    if spec.family != "decoder":
+        raise CheckpointError(
+            "this architecture is not known",
+            f"the checkpoint asks for {spec.family!r}",
+            "A newer version may know it",
+        )
+    try:
+        return Decoder(spec, weights)
+    except KeyError as missing:
+        raise CheckpointError(
+            "the model cannot be built", f"tensor {missing} is missing"
+        ) from missing
