@@ -18,7 +18,8 @@ class TokenizerHint:
     """Which tokenizer the checkpoint was trained with, and how that is known.
 
     `kind` chooses the reader; `path` is the file to read, if any; `source` says in words where the hint comes from.
-    `drop_special` is for systems whose decoding leaves control tokens out of the text.
+    `drop_special` is for systems whose decoding leaves control tokens out of the text, `text_specials` names the
+    control tokens that raw text may spell, for systems whose own sampler reads them so.
     """
 
     kind: Literal["none", "tiktoken", "chars", "tokenizer.json"]
@@ -27,6 +28,7 @@ class TokenizerHint:
     source: str = ""
     vocab_size: int = 0
     drop_special: bool = False
+    text_specials: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,12 @@ class Tokenizer(Protocol):
         """Ids of ordinary text. Characters it has no id for are dropped (`missing` names them)."""
         ...
 
+    def encode_raw(self, text: str) -> list[int]:
+        """Ids of a raw prompt, read as the training system's own sampler does: some systems take the name of a
+        control token in it for that token. Never for the content of a conversation.
+        """
+        ...
+
     def missing(self, text: str) -> str:
         """The distinct characters of `text` that `encode` drops, "" if none."""
         ...
