@@ -1,0 +1,281 @@
+"""The app: builds settings, store and worker, hands them to the chat screen, and carries events between them.
+
+Nothing here imports torch: the first frame is painted before the worker does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual.app import App, SystemCommand
+from textual.filter import LineFilter
+from textual.screen import Screen
+
+from tui_chat import settings as settings_module
+from tui_chat.checkpoint.info import Run
+from tui_chat.conversation import Conversation
+from tui_chat.engine import events as ev
+from tui_chat.engine.worker import Worker
+from tui_chat.errors import SessionError, TuiChatError
+from tui_chat.sampling import SamplingParams
+from tui_chat.sessions.store import Store
+from tui_chat.sessions.writer import SessionWriter
+from tui_chat.settings import Paths, bundled, load_state, save_state
+from tui_chat.tui import terminal
+from tui_chat.tui.commands import ActionCommands
+from tui_chat.tui.mailbox import Mailbox
+from tui_chat.tui.screens.chat import ChatScreen
+from tui_chat.tui.screens.chats import ChatRow
+from tui_chat.tui.theme import DEFAULT_THEME, LIGHT_THEME, load_themes, token_defaults
+
+
+class Program:
+    """What lives as long as the process: places, settings, saved chats. The screen's `Services` and `ChatShelf`."""
+
+    def __init__(self, paths: Paths, given: Iterable[str] = ()) -> None:
+        self.paths = paths
+        self.given = tuple(given)
+        self.settings, self.notices = settings_module.load(paths)
+        self.state = load_state(paths)
+        self.store = Store.open(paths.database)
+        if self.store.notice:
+            self.notices.append(self.store.notice)
+        self.on_save_error: Callable[[SessionError | None], None] = lambda error: None
+        self.keeper = SessionWriter(self.store, lambda error: self.on_save_error(error))
+
+    def close(self) -> bool:
+        """Write what waits. False when something could not be saved."""
+        save_state(self.paths, self.state)
+        saved = self.keeper.close()
+        self.store.close()
+        return saved
+
+    # ---- Services
+
+    def roots(self) -> tuple[str, ...]:
+        """Where the picker looks, without repeats: what was named, the user's roots, ./checkpoints, the bundled demo."""
+        named = [Path(path).expanduser() for path in (*self.given, *self.settings.roots)]
+        if self.state.last_checkpoint:
+            named.append(Path(self.state.last_checkpoint).parent)
+        named += [Path("checkpoints"), bundled("checkpoints")]
+        roots: dict[str, None] = {}
+        for path in named:
+            with contextlib.suppress(OSError):
+                full = path.resolve()
+                roots[str(full if full.is_dir() else full.parent)] = None
+        # A root inside another one is found with it.
+        return tuple(r for r in roots if not any(r != o and Path(r).is_relative_to(o) for o in roots))
+
+    def scan(self) -> Iterator[Run]:
+        from tui_chat.checkpoint import catalog
+
+        return catalog.scan(self.roots())
+
+    def places(self) -> list[tuple[str, str]]:
+        return [
+            ("settings", str(self.paths.settings_file)),
+            ("themes", str(self.paths.themes)),
+            ("chats", str(self.paths.database)),
+            ("log", str(self.paths.log)),
+        ]
+
+    def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]:
+        conversation = self.store.load(chat_id)
+        sampling = self.store.meta(chat_id).sampling
+        params: SamplingParams | None = None
+        if sampling:
+            with contextlib.suppress(TuiChatError):
+                params = SamplingParams().with_(**sampling)
+        return conversation, params
+
+    def prompt_history(self) -> list[str]:
+        try:
+            return self.store.prompts()
+        except SessionError:
+            return []
+
+    def remember(
+        self, *, checkpoint: str | None = None, chat: str | None = None, theme: str | None = None,
+        panel_open: bool | None = None,
+    ) -> None:  # fmt: skip
+        """Note how the program is left, at once: it may be killed."""
+        changes = {"last_checkpoint": checkpoint, "last_session": chat, "theme": theme, "panel_open": panel_open}
+        state = replace(self.state, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
+        if state != self.state:
+            self.state = state
+            save_state(self.paths, state)
+
+    # ---- ChatShelf
+
+    def chats(self) -> list[ChatRow]:
+        return [
+            ChatRow(
+                id=row.id, title=row.title, preview=row.preview, updated=row.updated, messages=row.messages,
+                checkpoint=Path(row.checkpoint).parent.name if row.checkpoint else "", mode=row.mode,
+            )
+            for row in self.store.list()
+        ]  # fmt: skip
+
+    def rename(self, chat_id: str, title: str) -> None:
+        self.store.rename(chat_id, title)
+
+    def delete(self, chat_id: str) -> None:
+        self.store.delete(chat_id)
+
+    def undelete(self, chat_id: str) -> None:
+        self.store.undelete(chat_id)
+
+    # ---- what to start with
+
+    def first_checkpoint(self) -> str:
+        """The path named, else the last one used if it is still there, else the bundled demo."""
+        if self.given:
+            return self.given[0]
+        last = self.state.last_checkpoint
+        if last and Path(last).exists():
+            return last
+        demo = bundled("checkpoints") / "demo-chat"
+        return str(demo) if demo.is_dir() else ""
+
+    def first_chat(self) -> str:
+        """The chat that was open last; with a path named, only if it was held with that checkpoint."""
+        chat = self.state.last_session
+        try:
+            if not chat or all(row.id != chat for row in self.store.list()):
+                return ""
+            if self.given:
+                used = Path(self.store.meta(chat).checkpoint or "-").resolve()
+                named = Path(self.given[0]).expanduser().resolve()
+                return chat if named in (used, used.parent) else ""
+        except (SessionError, OSError):
+            return ""
+        return chat
+
+
+class TuiChat(App[int]):
+    """The whole program in a terminal."""
+
+    TITLE = "tui-chat"
+    COMMANDS: ClassVar[set[Any]] = {ActionCommands}
+    ENABLE_COMMAND_PALETTE = True
+    CSS = """
+    Toast { max-width: 76; }
+    CommandPalette > Vertical { max-width: 96; }
+    """
+
+    def __init__(self, program: Program, options: ev.LoadOptions | None = None) -> None:
+        super().__init__()
+        self.program = program
+        self._options = options or ev.LoadOptions()
+        self.mailbox = Mailbox(self._deliver)
+        self.worker = Worker(self.mailbox.put)
+        self._ui_thread = threading.get_ident()
+        self._started = False
+        self.chat_screen = ChatScreen(
+            program,
+            program,
+            program.keeper,
+            self.worker.send,
+            params=program.settings.sampling,
+            in_screen=self._in_screen,
+        )
+
+    # ---- theme and text safety
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return token_defaults(self.current_theme)
+
+    def get_line_filters(self) -> list[LineFilter]:
+        return [*super().get_line_filters(), terminal.ControlFilter()]
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """None of Textual's own: the palette shows our table of actions."""
+        return ()
+
+    def watch_theme(self, name: str) -> None:
+        if self._started:
+            self.program.remember(theme=name)
+
+    def _set_up_themes(self) -> None:
+        themes, notices = load_themes(bundled("themes"), self.program.paths.themes)
+        for theme in themes:
+            self.register_theme(theme)
+        wanted = self.program.settings.theme
+        if wanted == "auto":
+            wanted = self.program.state.theme or (DEFAULT_THEME if terminal.is_dark() else LIGHT_THEME)
+        if wanted not in self.available_themes:
+            notices.append(f"There is no theme {wanted!r}: {DEFAULT_THEME} instead.")
+            wanted = DEFAULT_THEME
+        self.program.notices += notices
+        if wanted in self.available_themes:
+            self.theme = wanted
+
+    # ---- life
+
+    def on_mount(self) -> None:
+        terminal.exit_on_signals(self)
+        self.program.on_save_error = lambda error: self._in_screen(lambda: self._saving(error))
+        self._set_up_themes()
+        self.push_screen(self.chat_screen)
+        self.call_after_refresh(self._start)
+
+    def _start(self) -> None:
+        """After the first frame: the worker, the checkpoint, the chat that was open."""
+        gc.freeze()
+        self._started = True
+        self.mailbox.start(self)
+        self.worker.start()
+        if self.program.notices:
+            self.notify("\n".join(self.program.notices), severity="warning", markup=False, timeout=12)
+        if chat := self.program.first_chat():
+            self.chat_screen.open_chat(chat)
+        if path := self.program.first_checkpoint():
+            self.chat_screen.chat.load(path, self._options)
+
+    def _deliver(self, events: list[ev.Event]) -> None:
+        for event in events:
+            self.chat_screen.handle(event)
+
+    def _in_screen(self, call: Callable[[], None]) -> None:
+        """Run `call` in the thread of the screen, at once when we are in it. Never waits."""
+        if threading.get_ident() == self._ui_thread:
+            call()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is gone: so is the screen
+                self.mailbox.loop.call_soon_threadsafe(call)
+
+    def _saving(self, error: SessionError | None) -> None:
+        if error is not None:
+            self.chat_screen.say(str(error), error=True)
+        else:
+            self.notify("Saving works again; nothing is lost.", markup=False)
+
+    def close(self) -> None:
+        """After the terminal is restored: stop the model, write what waits."""
+        self.worker.close(timeout=2.0)
+        for event in self.mailbox.drain_all():
+            self.chat_screen.chat.handle(event)
+
+
+def run(paths: Iterable[str] = (), options: ev.LoadOptions | None = None) -> int:
+    """Open the app on the given checkpoints. Returns the exit status."""
+    terminal.harden()
+    program = Program(Paths.find(), paths)
+    with terminal.guarded(program.paths.log):
+        app = TuiChat(program, options)
+        app.run(mouse=program.settings.mouse)
+        status = app.return_code or app.return_value or 0
+        app.close()
+    if not program.close():
+        print("tui-chat: the last words of this chat could not be saved (see the log).", file=sys.stderr)
+        status = status or 1
+    return status
+
+

@@ -1,0 +1,501 @@
+"""One conversation in talk with one lane of the worker: what is asked, what comes back, what is kept.
+
+Owns the conversation, the knobs and the running reply; sends requests, takes events, writes to the store, and tells a
+view what changed. Knows nothing of widgets, and everything here runs in the thread of the screen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tui_chat.conversation import Conversation, Message, Mode, Receipt, Turn, new_id
+from tui_chat.engine import events as ev
+from tui_chat.errors import TuiChatError
+from tui_chat.sampling import MAX_SEED, SamplingParams
+from tui_chat.sessions.records import ChatMeta
+
+# How often the part of a reply already shown is given to the store, in seconds.
+SAVE_EVERY = 0.25
+
+
+class Keeper(Protocol):
+    """Where messages are kept. Every call returns at once; the future is done when the disk has it."""
+
+    def save_conversation(self, meta: ChatMeta) -> Future[Any]: ...
+    def add_message(self, conversation: str, message: Message, *, finished: bool = True) -> Future[Any]: ...
+    def update_reply(
+        self, message_id: str, text: str, receipt: Receipt | None, finished: bool
+    ) -> Future[Any]: ...
+
+
+class ChatView(Protocol):
+    """What the controller tells the screen."""
+
+    def conversation_changed(self) -> None:
+        """Another conversation, another branch, or another window: draw the path anew."""
+
+    def message_added(self, message: Message) -> None: ...
+    def text_added(self, message_id: str, text: str) -> None: ...
+    def message_changed(self, message: Message) -> None: ...
+    def status_changed(self) -> None: ...
+    def say(self, text: str, *, error: bool = False) -> None:
+        """One sentence for the reader that does not belong to the conversation."""
+
+
+@dataclass(slots=True)
+class RunningReply:
+    """A reply from the moment it is asked for to its last token."""
+
+    request_id: str
+    conversation: Conversation  # its own: another one may be on screen before it ends
+    parent: str | None
+    params: SamplingParams
+    continues: str = ""  # the message that is gone on with, "" for a new one
+    turn_ids: tuple[str, ...] = ()  # message of each turn of the prompt, "" for the system prompt
+    message_id: str = ""  # "" until the worker has started it
+    before: str = ""  # text the message had when it was gone on with
+    text: list[str] = field(default_factory=list)
+    tokens: int = 0
+    seed: int = 0
+    reused: int = 0
+    prompt_tokens: int = 0
+    prefill: tuple[int, int] = (0, 0)
+    changes: list[tuple[int, Mapping[str, object]]] = field(default_factory=list)
+    asked_at: float = field(default_factory=time.monotonic)
+    first_at: float = 0.0
+    saved_at: float = 0.0
+    stopping: bool = False
+
+    @property
+    def tokens_per_second(self) -> float:
+        seconds = time.monotonic() - self.first_at
+        return (self.tokens - 1) / seconds if self.first_at and self.tokens > 1 and seconds > 0 else 0.0
+
+
+class Chat:
+    """The conversation on screen. `lane` names the checkpoint slot of the worker it talks to."""
+
+    def __init__(
+        self,
+        view: ChatView,
+        send: Callable[[ev.Request], None],
+        keeper: Keeper,
+        *,
+        in_screen: Callable[[Callable[[], None]], None],
+        lane: str = "main",
+        params: SamplingParams | None = None,
+    ) -> None:
+        """`in_screen` runs a call in the thread of the screen, from any thread."""
+        self._view = view
+        self._send = send
+        self._keeper = keeper
+        self._in_screen = in_screen
+        self.lane = lane
+        self.params = params or SamplingParams()
+        self.conversation = Conversation()
+        self.loaded: ev.Loaded | None = None
+        self.loading: ev.LoadProgress | None = None
+        self.reply: RunningReply | None = None
+        self.waiting = False  # a prompt was given before the checkpoint was there
+        self.context_used = 0
+        self.window: str | int | None = None  # message (chat) or character (raw) at which the sent window begins
+        self.last: ev.Finished | None = None
+
+    # ---- checkpoint
+
+    def load(self, path: str, options: ev.LoadOptions | None = None) -> None:
+        """Put a checkpoint into the lane. A running reply is stopped, the conversation stays."""
+        self.stop()
+        self.loading = ev.LoadProgress(lane=self.lane, stage="reading", done=0.0)
+        self._send(ev.Load(lane=self.lane, path=path, options=options or ev.LoadOptions()))
+        self._view.status_changed()
+
+    def cancel_load(self) -> None:
+        if self.loading:
+            self._send(ev.CancelLoad(lane=self.lane))
+
+    # ---- the conversation
+
+    def open(self, conversation: Conversation) -> None:
+        """Show another conversation; what runs is stopped and kept."""
+        self.stop()
+        self.conversation = conversation
+        self.window = None
+        self.last = None
+        self.context_used = 0
+        self._view.conversation_changed()
+        self._count_context()
+
+    def new(self, mode: Mode | None = None) -> None:
+        """An empty conversation with the same system prompt, in `mode` or the checkpoint's own."""
+        own: Mode = self.loaded.info.mode if self.loaded else self.conversation.mode
+        self.open(Conversation(mode=mode or own, system=self.conversation.system))
+
+    def set_system(self, text: str) -> None:
+        self.conversation.system = text
+        if len(self.conversation):
+            self._save_meta()
+        self._count_context()
+        self._view.status_changed()
+
+    def rename(self, title: str) -> None:
+        self.conversation.title = title
+        if len(self.conversation):
+            self._save_meta()
+        self._view.status_changed()
+
+    def select(self, message_id: str) -> None:
+        """Go to another version of a message."""
+        self.conversation.select(message_id)
+        self._save_meta()
+        self.window = None
+        self._view.conversation_changed()
+        self._count_context()
+
+    # ---- asking
+
+    def submit(self, text: str) -> bool:
+        """Say `text` and ask for a reply. In raw mode an empty text only continues. False: nothing was done."""
+        if self.reply is not None:
+            self._view.say("A reply is being written: Esc stops it.")
+            return False
+        if not text and (self.conversation.mode == "chat" or not len(self.conversation)):
+            return False
+        saved: Future[Any] | None = None
+        if text:
+            message = self.conversation.add("user", text)
+            # The row of the chat first: messages refer to it.
+            self._save_meta()
+            saved = self._keeper.add_message(self.conversation.id, message)
+            self._view.message_added(message)
+        self._ask(self.conversation.leaf, after=saved)
+        return True
+
+    def retry(self) -> None:
+        """Another reply to the same prompt, beside the one there is."""
+        if self.reply is not None:
+            self._view.say("A reply is being written: Esc stops it.")
+            return
+        path = self.conversation.path()
+        if not path:
+            self._view.say("There is nothing to retry yet.")
+            return
+        params = self.params
+        parent = path[-1].id
+        if path[-1].role == "assistant":
+            # A locked seed would only repeat the reply: the next version takes the next seed.
+            if params.seed is not None:
+                tries = len(self.conversation.siblings(path[-1].id))
+                params = params.with_(seed=(params.seed + tries) % (MAX_SEED + 1))
+            if path[-1].parent is None:
+                self._view.say("There is nothing to retry yet.")
+                return
+            parent = path[-1].parent
+            self.conversation.leaf = parent
+            self._view.conversation_changed()
+        self._ask(parent, params=params)
+
+    def continue_reply(self) -> None:
+        """Go on with the last reply where it ended."""
+        path = self.conversation.path()
+        if self.reply is not None or not path or path[-1].role != "assistant":
+            self._view.say("There is no reply to continue." if self.reply is None else "A reply is being written.")
+            return
+        if self.conversation.mode == "raw":
+            self._ask(path[-1].id)
+        else:
+            self._ask(path[-1].parent, continues=path[-1].id)
+
+    def _ask(
+        self,
+        parent: str | None,
+        *,
+        continues: str = "",
+        params: SamplingParams | None = None,
+        after: Future[Any] | None = None,
+    ) -> None:
+        """Ask for a reply below `parent`, once `after` is on disk and a checkpoint is there."""
+        self.reply = RunningReply(
+            request_id=new_id(),
+            conversation=self.conversation,
+            parent=parent,
+            params=params or self.params,
+            continues=continues,
+        )
+        self.last = None
+        reply = self.reply
+        if after is None:
+            self._request(reply)
+        else:
+            # What was said is on disk before the model sees it; if saving fails the store says so and we go on.
+            after.add_done_callback(lambda _: self._in_screen(lambda: self._request(reply)))
+        self._view.status_changed()
+
+    def _request(self, reply: RunningReply) -> None:
+        if reply is not self.reply:
+            return  # stopped in between
+        if self.loaded is None or self.loading is not None:
+            self.waiting = True
+            self._view.status_changed()
+            return
+        self.waiting = False
+        conversation = reply.conversation
+        path = conversation.path(reply.continues or reply.parent) if (reply.continues or reply.parent) else []
+        if conversation.mode == "raw":
+            text = "".join(message.text for message in path)
+            prompt = ev.Prompt(mode="raw", text=text)
+        else:
+            # Replies stopped before their first word are kept but not sent.
+            sent = [m for m in path if m.text or m.role != "assistant" or m.id == reply.continues]
+            turns = [Turn(m.role, m.text) for m in sent]
+            ids = [m.id for m in sent]
+            if conversation.system:
+                turns.insert(0, Turn("system", conversation.system))
+                ids.insert(0, "")
+            reply.turn_ids = tuple(ids)
+            prompt = ev.Prompt(mode="chat", turns=tuple(turns), continue_last=bool(reply.continues))
+        self._send(ev.Generate(lane=self.lane, request_id=reply.request_id, prompt=prompt, params=reply.params))
+
+    def stop(self) -> bool:
+        """Stop the running reply, or drop the one that waits. False when there was none."""
+        reply = self.reply
+        if reply is None:
+            return False
+        if self.waiting or not self.loaded:
+            self.reply = None
+            self.waiting = False
+        elif not reply.stopping:
+            reply.stopping = True
+            self._send(ev.Stop(request_id=reply.request_id))
+        self._view.status_changed()
+        return True
+
+    def set_params(self, params: SamplingParams) -> None:
+        """Turn knobs; a running reply follows at its next token and remembers where."""
+        old, self.params = self.params, params
+        if params == old:
+            return
+        if self.reply is not None and not self.waiting:
+            reply = self.reply
+            # A retry may run on a seed of its own; the seed counts at the start only.
+            reply.params = params.with_(seed=reply.params.seed)
+            turned = {k: v for k, v in params.as_dict().items() if old.as_dict()[k] != v}
+            if reply.changes and reply.changes[-1][0] == reply.tokens:
+                turned = {**reply.changes.pop()[1], **turned}
+            reply.changes.append((reply.tokens, turned))
+            self._send(ev.SetSampling(lane=self.lane, params=reply.params))
+        self._view.status_changed()
+
+    def count(self, text: str, request_id: str = "draft") -> None:
+        """Ask how many tokens `text` takes; the answer is a `Counted` event."""
+        if self.loaded is not None and self.loading is None:
+            self._send(
+                ev.CountTokens(lane=self.lane, request_id=request_id, prompt=ev.Prompt(mode="raw", text=text))
+            )
+
+    def _count_context(self) -> None:
+        if self.loaded is None or self.loading is not None:
+            return
+        conversation = self.conversation
+        prompt = (
+            ev.Prompt(mode="raw", text=conversation.raw_text())
+            if conversation.mode == "raw"
+            else ev.Prompt(mode="chat", turns=conversation.turns())
+        )
+        self._send(ev.CountTokens(lane=self.lane, request_id="context", prompt=prompt))
+
+    # ---- what the worker says
+
+    def handle(self, event: ev.Event) -> None:
+        """Take one event of the worker. Events of replies that are gone are dropped."""
+        match event:
+            case ev.LoadProgress(lane=self.lane):
+                self.loading = event
+                self._view.status_changed()
+            case ev.Loaded(lane=self.lane):
+                self._on_loaded(event)
+            case ev.LoadFailed(lane=self.lane):
+                self._on_load_failed(event)
+            case ev.Counted(lane=self.lane, request_id="context"):
+                if self.reply is None:
+                    self.context_used = event.tokens
+                    self._view.status_changed()
+            case ev.Failed(lane=self.lane, request_id=""):
+                self._view.say(str(event.error), error=True)
+            case (
+                ev.Started() | ev.PrefillProgress() | ev.WindowMoved() | ev.Stepped() | ev.Finished() | ev.Failed()
+            ) if self.reply is not None and event.request_id == self.reply.request_id:
+                self._on_reply(self.reply, event)
+
+    def _on_loaded(self, event: ev.Loaded) -> None:
+        self.loaded, self.loading = event, None
+        if not len(self.conversation):
+            self.conversation.mode = event.info.mode
+            self._view.conversation_changed()
+        for warning in event.info.warnings:
+            self._view.say(warning)
+        if self.reply is not None and self.waiting:
+            self._request(self.reply)
+        else:
+            self._count_context()
+        self._view.status_changed()
+
+    def _on_load_failed(self, event: ev.LoadFailed) -> None:
+        self.loading = None
+        if not event.cancelled:
+            self._view.say(str(event.error), error=True)
+        if self.waiting:
+            self.reply, self.waiting = None, False
+        self._view.status_changed()
+
+    def _on_reply(self, reply: RunningReply, event: ev.Event) -> None:
+        match event:
+            case ev.Started():
+                self._on_started(reply, event)
+            case ev.PrefillProgress():
+                reply.prefill = (event.done, event.total)
+                self._view.status_changed()
+            case ev.WindowMoved():
+                self._move_window(reply, event.first_turn, event.first_char)
+            case ev.Stepped():
+                self._on_stepped(reply, event)
+            case ev.Finished():
+                self._on_finished(reply, event)
+            case ev.Failed():
+                self._on_failed(reply, event)
+
+    def _on_started(self, reply: RunningReply, event: ev.Started) -> None:
+        reply.seed, reply.reused = event.seed, event.reused_tokens
+        reply.prompt_tokens = len(event.prompt_ids)
+        if reply.continues:
+            reply.message_id = reply.continues
+            reply.before = reply.conversation[reply.continues].text
+        else:
+            receipt = self._receipt(reply, None)
+            message = reply.conversation.add("assistant", "", parent=reply.parent, receipt=receipt)
+            reply.message_id = message.id
+            self._keeper.add_message(reply.conversation.id, message, finished=False)
+            self._save_meta(reply.conversation)
+            if self._on_screen(reply):
+                self._view.message_added(message)
+        if event.missing:
+            self._view.say(f"The tokenizer has no token for {event.missing!r}: left out.")
+        self._move_window(reply, event.first_turn, event.first_char)
+        self._view.status_changed()
+
+    def _move_window(self, reply: RunningReply, first_turn: int, first_char: int) -> None:
+        if not self._on_screen(reply):
+            return
+        window: str | int | None = None
+        if reply.conversation.mode == "raw":
+            window = first_char or None
+        else:
+            first = 1 if reply.turn_ids[:1] == ("",) else 0
+            if first_turn > first and first_turn < len(reply.turn_ids):
+                window = reply.turn_ids[first_turn]
+        if window != self.window:
+            self.window = window
+            self._view.conversation_changed()
+
+    def _on_stepped(self, reply: RunningReply, event: ev.Stepped) -> None:
+        now = time.monotonic()
+        if not reply.first_at:
+            reply.first_at = reply.saved_at = now
+        reply.tokens += len(event.steps)
+        reply.text.append(event.text)
+        if self._on_screen(reply):
+            self.context_used = reply.prompt_tokens + reply.tokens
+        if event.text and self._on_screen(reply):
+            self._view.text_added(reply.message_id, event.text)
+        if now - reply.saved_at >= SAVE_EVERY:
+            reply.saved_at = now
+            self._keep(reply, None)
+        self._view.status_changed()
+
+    def _keep(self, reply: RunningReply, receipt: Receipt | None) -> Future[Any]:
+        text = reply.before + "".join(reply.text)
+        reply.text = [text[len(reply.before) :]]
+        message = reply.conversation.update(reply.message_id, text=text, receipt=receipt)
+        return self._keeper.update_reply(message.id, text, receipt, receipt is not None)
+
+    def _on_finished(self, reply: RunningReply, event: ev.Finished) -> None:
+        self.reply = None
+        if self._on_screen(reply):
+            self.last = event
+            self.context_used = event.stats.prompt_tokens + event.stats.new_tokens
+        if not reply.message_id:
+            self._view.status_changed()
+            return
+        reply.text = [event.text]
+        saved = self._keep(reply, self._receipt(reply, event))
+        message = reply.conversation[reply.message_id]
+
+        def shown(_: Future[Any]) -> None:
+            self._in_screen(lambda: self._changed(reply, message))
+
+        saved.add_done_callback(shown)  # a finished reply is on disk before it is shown as finished
+        self._view.status_changed()
+
+    def _on_failed(self, reply: RunningReply, event: ev.Failed) -> None:
+        self.reply = None
+        if reply.message_id:
+            stats = ev.Stats(
+                prompt_tokens=reply.prompt_tokens, reused_tokens=reply.reused, prefill_seconds=0.0,
+                new_tokens=reply.tokens, decode_seconds=0.0,
+            )  # fmt: skip
+            text = "".join(reply.text)
+            ended = ev.Finished(
+                request_id=reply.request_id, lane=self.lane, reason="error", text=text, ids=(), stats=stats
+            )
+            self._keep(reply, self._receipt(reply, ended))
+            self._changed(reply, reply.conversation[reply.message_id])
+        self._view.say(str(event.error), error=True)
+        self._view.status_changed()
+
+    def _on_screen(self, reply: RunningReply) -> bool:
+        return reply.conversation is self.conversation
+
+    def _changed(self, reply: RunningReply, message: Message) -> None:
+        if self._on_screen(reply):
+            self._view.message_changed(message)
+
+    # ---- what is kept
+
+    def _receipt(self, reply: RunningReply, ended: ev.Finished | None) -> Receipt:
+        loaded = self.loaded
+        assert loaded is not None
+        info = loaded.info
+        stats = ended.stats if ended else None
+        return Receipt(
+            checkpoint=info.label,
+            path=info.path,
+            fingerprint=info.fingerprint,
+            step=info.step,
+            mode=reply.conversation.mode,
+            template=info.template.name if reply.conversation.mode == "chat" else "",
+            seed=reply.seed,
+            sampling=reply.params.as_dict(),
+            sampling_changes=tuple(reply.changes),
+            dtype=loaded.dtype,
+            device=loaded.device,
+            prompt_tokens=stats.prompt_tokens if stats else reply.prompt_tokens,
+            reused_tokens=stats.reused_tokens if stats else reply.reused,
+            new_tokens=stats.new_tokens if stats else 0,
+            prefill_seconds=stats.prefill_seconds if stats else 0.0,
+            decode_seconds=stats.decode_seconds if stats else 0.0,
+            stop_reason=ended.reason if ended else None,
+        )
+
+    def _save_meta(self, conversation: Conversation | None = None) -> None:
+        path = self.loaded.info.path if self.loaded else ""
+        self._keeper.save_conversation(
+            ChatMeta.of(conversation or self.conversation, checkpoint=path, sampling=self.params.as_dict())
+        )
+
+    def fail(self, error: TuiChatError) -> None:
+        """Something around the conversation went wrong (saving, the worker): say it once."""
+        self._view.say(str(error), error=True)

@@ -1,0 +1,620 @@
+"""The chat screen: transcript, prompt, sampling panel and status rows around one conversation.
+
+It lays widgets out, turns keys and slash commands into calls of the controller, and shows what the controller says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from textual import events as textual_events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.content import Content
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Static
+
+from tui_chat.checkpoint.info import Run
+from tui_chat.conversation import Conversation, Message, Mode, new_id
+from tui_chat.display import one_line
+from tui_chat.engine import events as ev
+from tui_chat.errors import TuiChatError, UsageError
+from tui_chat.sampling import KNOBS, PRESETS, SamplingParams, chain, knob
+from tui_chat.tui import words
+from tui_chat.tui.actions import ACTIONS, BY_SLASH, short_key
+from tui_chat.tui.chat import Chat, Keeper
+from tui_chat.tui.clipboard import copy
+from tui_chat.tui.commands import parse_slash, suggestions
+from tui_chat.tui.screens.chats import ChatsScreen, ChatShelf
+from tui_chat.tui.screens.dialogs import ConfirmDialog, LineDialog, TextDialog
+from tui_chat.tui.screens.help import HelpScreen
+from tui_chat.tui.screens.picker import CheckpointPicker
+from tui_chat.tui.transcript import WELCOME, block_of, blocks_of, reason_words
+from tui_chat.tui.widgets.conversation_view import Block, ConversationView
+from tui_chat.tui.widgets.prompt import Prompt
+from tui_chat.tui.widgets.sampling_panel import SamplingPanel
+from tui_chat.tui.widgets.status import HintBar, Status, StatusBar, Title, TitleBar
+
+# The status rows follow a running reply this often, in seconds.
+STATUS_EVERY = 0.1
+COUNT_AFTER = 0.15
+
+
+class Services(Protocol):
+    """What the screen needs of the program around it."""
+
+    def scan(self) -> Iterator[Run]: ...
+    def roots(self) -> tuple[str, ...]: ...
+    def places(self) -> list[tuple[str, str]]: ...
+    def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]: ...
+    def prompt_history(self) -> list[str]: ...
+    def remember(self, *, checkpoint: str | None = None, chat: str | None = None) -> None: ...
+
+
+class ChatScreen(Screen[None]):
+    """One conversation with one checkpoint."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(key, action.id, action.title, id=f"chat.{action.id}", show=False, priority=key != "escape")
+            for action in ACTIONS
+            for key in [",".join(action.keys)]
+            if key
+        ),
+        Binding("ctrl+c", "copy_or_stop", show=False, priority=True),
+        Binding("pageup", "scroll_page(-1)", show=False, priority=True),
+        Binding("pagedown", "scroll_page(1)", show=False, priority=True),
+        Binding("shift+up", "scroll_line(-1)", show=False, priority=True),
+        Binding("shift+down", "scroll_line(1)", show=False, priority=True),
+        Binding("ctrl+home", "scroll_edge(0)", show=False, priority=True),
+        Binding("ctrl+end", "scroll_edge(1)", show=False, priority=True),
+    ]
+
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (100, "-wide"), (160, "-huge")]
+
+    DEFAULT_CSS = """
+    ChatScreen { layout: vertical; background: $background; }
+    ChatScreen #body { height: 1fr; layout: horizontal; }
+    ChatScreen #transcript { width: 1fr; height: 1fr; }
+    ChatScreen SamplingPanel { display: none; }
+    ChatScreen.-panel SamplingPanel { display: block; }
+    ChatScreen.-wide SamplingPanel, ChatScreen.-huge SamplingPanel { width: 38; height: 1fr; }
+    ChatScreen.-narrow #body { layout: vertical; }
+    ChatScreen.-narrow SamplingPanel { width: 1fr; height: auto; max-height: 13; }
+    ChatScreen #suggest { display: none; height: auto; max-height: 3; padding: 0 2; color: $chat-muted; }
+    ChatScreen.-narrow Prompt { max-height: 7; }
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        shelf: ChatShelf,
+        keeper: Keeper,
+        send: Callable[[ev.Request], None],
+        *,
+        params: SamplingParams | None = None,
+        in_screen: Callable[[Callable[[], None]], None],
+    ) -> None:
+        super().__init__()
+        self._services = services
+        self._shelf = shelf
+        self.chat = Chat(self, send, keeper, in_screen=in_screen, params=params)
+        self._draft_tokens = 0
+        self._counting: Timer | None = None
+        self._panel_wanted: bool | None = None  # None: where there is room
+        self._switch_to: Conversation | None = None
+        self._error = ""
+        self._unread = 0
+
+    # ---- layout
+
+    def compose(self) -> ComposeResult:
+        yield TitleBar(id="title")
+        with Container(id="body"):
+            yield ConversationView(id="transcript")
+            yield SamplingPanel(self.chat.params, id="sampling")
+        yield Static("", id="suggest", markup=False)
+        yield StatusBar(id="status")
+        yield Prompt(id="prompt")
+        yield HintBar(
+            [(short_key(a.keys[0]), a.footer) for a in ACTIONS if a.footer and a.keys], id="hints"
+        )
+
+    def on_mount(self) -> None:
+        self.prompt.set_history(self._services.prompt_history())
+        self.prompt.focus()
+        self.set_interval(STATUS_EVERY, self._tick)
+        self.conversation_changed()
+        self._show_panel()
+
+    def on_resize(self, event: textual_events.Resize) -> None:
+        self._show_panel(event.size.width)
+
+    def _show_panel(self, width: int | None = None) -> None:
+        wide = (width or self.size.width) >= 100
+        self.set_class(wide if self._panel_wanted is None else self._panel_wanted, "-panel")
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.query_one("#prompt", Prompt)
+
+    @property
+    def transcript(self) -> ConversationView:
+        return self.query_one("#transcript", ConversationView)
+
+    @property
+    def panel(self) -> SamplingPanel:
+        return self.query_one("#sampling", SamplingPanel)
+
+    # ---- what the controller says (ChatView)
+
+    def conversation_changed(self) -> None:
+        if not self.is_mounted:
+            return
+        conversation = self.chat.conversation
+        running = self.chat.reply.message_id if self.chat.reply else ""
+        blocks = list(blocks_of(conversation, window=self.chat.window, running=running))
+        if not len(conversation):
+            blocks.append(Block(id=WELCOME, kind="note", text=self._welcome()))
+        self.transcript.set_blocks(blocks)
+        self.status_changed()
+
+    def message_added(self, message: Message) -> None:
+        view = self.transcript
+        if len(self.chat.conversation) == 1:
+            self.conversation_changed()
+            return
+        running = self.chat.reply is not None and message.id == self.chat.reply.message_id
+        view.append_block(block_of(self.chat.conversation, message, running=running))
+        if message.role == "user":
+            view.follow()
+
+    def text_added(self, message_id: str, text: str) -> None:
+        self.transcript.append_text(message_id, text)
+
+    def message_changed(self, message: Message) -> None:
+        block = block_of(self.chat.conversation, message)
+        # A raw block may be shown from the middle, where the window begins: its text is there already.
+        if self.chat.conversation.mode == "raw" and isinstance(self.chat.window, int):
+            self.conversation_changed()
+        else:
+            self.transcript.update_block(message.id, header=block.header, detail=block.detail, text=block.text)
+        self.status_changed()
+
+    def status_changed(self) -> None:
+        self._error = ""  # the next thing happened
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        if error:
+            self._error = text
+            self.transcript.append_block(Block(id=new_id(), kind="error", text=text))
+        else:
+            self.notify(text, markup=False, timeout=6)
+
+    # ---- status rows
+
+    def _tick(self) -> None:
+        if not self.is_current:
+            return
+        self.query_one("#title", TitleBar).show(self._title())
+        self.query_one("#status", StatusBar).show(self._status())
+        reply = self.chat.reply
+        subtitle = f"{self._draft_tokens} tok" if self.prompt.text and self.chat.loaded else ""
+        mode = self.chat.conversation.mode
+        self.prompt.border_title = Content("continue" if mode == "raw" else "")
+        self.prompt.border_subtitle = Content(
+            " · ".join(part for part in (subtitle, "Esc stops" if reply else "Enter sends · ^J new line") if part)
+        )
+
+    def _title(self) -> Title:
+        chat = self.chat
+        loaded, loading = chat.loaded, chat.loading
+        name = "no checkpoint: Ctrl+O opens one"
+        facts: tuple[str, ...] = ()
+        if loaded:
+            info = loaded.info
+            name = info.label
+            loss = next((f"{k} {info.losses[k]:.3f}" for k in ("val", "train") if k in info.losses), "")
+            facts = tuple(
+                fact
+                for fact in (
+                    words.count(info.parameters),
+                    loaded.dtype,
+                    loaded.device,
+                    loss,
+                    f"template {info.template.name}" if info.template.name else "",
+                    info.format,
+                )
+                if fact
+            )
+        elif loading:
+            name = "loading …"
+        title = chat.conversation.title or next((m.text for m in chat.conversation.path()), "")
+        return Title(
+            name=name,
+            facts=facts,
+            mode=chat.conversation.mode,
+            chat=one_line(title, 60),
+            guessed=bool(loaded and loaded.info.warnings),
+        )
+
+    def _status(self) -> Status:
+        chat = self.chat
+        limit = chat.loaded.context_length if chat.loaded else 0
+        params = chat.params
+        knobs = " ".join(
+            part
+            for part in (
+                chain(params),
+                f"· max {params.max_new_tokens}",
+                f"· seed {knob('seed').shown(params.seed)}",
+            )
+            if part
+        )
+        activity, tone, progress = self._activity()
+        detail = f"↓ {self._unread} new lines (Ctrl+End)" if self._unread else ""
+        if self._error:
+            activity, tone = self._error, "error"
+        return Status(
+            activity=one_line(activity, 400),
+            tone=tone,  # type: ignore[arg-type]
+            detail=detail,
+            knobs=knobs,
+            used=min(chat.context_used, limit) if limit else 0,
+            limit=limit,
+            progress=progress,
+        )
+
+    def _activity(self) -> tuple[str, str, float]:
+        chat, reply = self.chat, self.chat.reply
+        if chat.loading:
+            waits = ", your prompt waits for it" if chat.waiting else ""
+            return f"{chat.loading.stage}{waits} · Esc cancels", "busy", chat.loading.done
+        if reply and chat.waiting:
+            return "your prompt waits for a checkpoint: Ctrl+O opens one", "busy", -1.0
+        if reply and reply.stopping:
+            return "stopping …", "busy", -1.0
+        if reply and not reply.first_at:
+            done, total = reply.prefill
+            if total > done:
+                return f"reading the prompt {done}/{total} · Esc stops", "busy", done / total
+            return "thinking · Esc stops", "busy", -1.0
+        if reply:
+            return f"writing · {reply.tokens} tok · {reply.tokens_per_second:.0f} tok/s · Esc stops", "busy", -1.0
+        if chat.last:
+            return _ended(chat.last), "done", -1.0
+        return ("ready" if chat.loaded else "no checkpoint is open: Ctrl+O opens one"), "idle", -1.0
+
+    def _welcome(self) -> str:
+        loaded = self.chat.loaded
+        lines = ["Talk to the language model you trained."]
+        if loaded:
+            info = loaded.info
+            if info.description:
+                lines += ["", info.description]
+            how = "Write a message below." if self.chat.conversation.mode == "chat" else "Write a beginning below; the model goes on from it."
+            lines += ["", how]
+        lines += [
+            "",
+            "Ctrl+O opens a checkpoint of yours, Ctrl+S turns the knobs, Ctrl+R retries, Esc stops, F1 helps.",
+        ]
+        return "\n".join(lines)
+
+    # ---- messages of the widgets
+
+    def on_prompt_sent(self, event: Prompt.Sent) -> None:
+        event.stop()
+        command = parse_slash(event.text)
+        if command is not None:
+            self._run_slash(*command)
+            return
+        text = event.text[1:] if event.text.startswith("//") else event.text
+        if self.chat.conversation.mode == "chat":
+            text = text.strip("\n")
+            if not text.strip():
+                return
+        if self.chat.submit(text):
+            if text:
+                self.prompt.take()
+                self._services.remember(chat=self.chat.conversation.id)
+                self.prompt.set_history([*self._services.prompt_history(), text])
+            self.transcript.follow()
+
+    def on_prompt_edited(self, event: Prompt.Edited) -> None:
+        event.stop()
+        found = suggestions(event.text)
+        box = self.query_one("#suggest", Static)
+        box.display = bool(found)
+        if found:
+            box.update(
+                Content("   ".join(f"/{a.slash} {a.argument}".strip() for a in found[:12]))
+            )
+        if self._counting:
+            self._counting.stop()
+        if event.text:
+            self._counting = self.set_timer(COUNT_AFTER, lambda: self.chat.count(self.prompt.text))
+        else:
+            self._draft_tokens = 0
+
+    def on_prompt_complete_requested(self, event: Prompt.CompleteRequested) -> None:
+        event.stop()
+        found = suggestions(event.text)
+        if found:
+            self.prompt.replace_text(f"/{found[0].slash}" + (" " if found[0].argument else ""))
+
+    def on_sampling_panel_changed(self, event: SamplingPanel.Changed) -> None:
+        event.stop()
+        self.chat.set_params(event.params)
+
+    def on_conversation_view_unread_changed(self, event: ConversationView.UnreadChanged) -> None:
+        event.stop()
+        self._unread = event.lines
+
+    def handle(self, event: ev.Event) -> None:
+        """One event of the worker."""
+        if isinstance(event, ev.Counted) and event.request_id == "draft":
+            self._draft_tokens = event.tokens
+            return
+        before = self.chat.loaded
+        self.chat.handle(event)
+        if isinstance(event, ev.Loaded) and self.chat.loaded is not before:
+            self._services.remember(checkpoint=event.info.path)
+            if not len(self.chat.conversation):
+                self.conversation_changed()
+
+    # ---- actions (names follow the table)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return True
+
+    def _run_slash(self, name: str, argument: str) -> None:
+        action = BY_SLASH.get(name)
+        if action is None:
+            self.say(f"There is no command /{name}. A text may begin with a stroke when it is doubled: //{name}.")
+            return
+        self.prompt.take()
+        method = getattr(self, f"action_{action.id}")
+        if action.argument:
+            method(argument)
+        else:
+            method()
+
+    def action_open_checkpoint(self, path: str = "") -> None:
+        if path:
+            self.chat.load(str(Path(path).expanduser()))
+            return
+
+        def chosen(answer: str | None) -> None:
+            if answer:
+                self.chat.load(answer)
+            self.prompt.focus()
+
+        current = self.chat.loaded.info.path if self.chat.loaded else ""
+        self.app.push_screen(
+            CheckpointPicker(self._services.scan, current=current, roots=self._services.roots()), chosen
+        )
+
+    def action_sampling(self) -> None:
+        """Show and focus the panel; again, from within it: hide it or go back to the prompt."""
+        shown = self.has_class("-panel")
+        if shown and self.panel.has_focus_within:
+            self._panel_wanted = False
+            self.prompt.focus()
+        else:
+            self._panel_wanted = True
+        self._show_panel()
+        if self._panel_wanted:
+            self.call_after_refresh(self.panel.focus)
+
+    def action_set_knob(self, argument: str) -> None:
+        name, _, value = argument.partition(" ")
+        name = name.replace("-", "_")
+        try:
+            if name == "preset":
+                if value not in PRESETS:
+                    raise UsageError(f"there is no preset {value!r}", "", f"There are {', '.join(PRESETS)}")
+                params = PRESETS[value]
+            else:
+                params = self.chat.params.with_(**{name: _typed(name, value)})
+        except TuiChatError as error:
+            self.say(str(error))
+            return
+        self.panel.params = params
+        self.chat.set_params(params)
+
+    def action_retry(self) -> None:
+        self.chat.retry()
+
+    def action_continue_reply(self) -> None:
+        self.chat.continue_reply()
+
+    def action_new_chat(self) -> None:
+        self.chat.new(self.chat.conversation.mode if len(self.chat.conversation) else None)
+        self.prompt.focus()
+
+    def action_toggle_mode(self, argument: str = "") -> None:
+        mode: Mode = "raw" if self.chat.conversation.mode == "chat" else "chat"
+        if argument in ("chat", "raw"):
+            mode = "chat" if argument == "chat" else "raw"
+        if mode == self.chat.conversation.mode:
+            return
+        if len(self.chat.conversation):
+            self.chat.new(mode)
+            self.say(f"A new {mode} conversation; the other one is kept (Ctrl+F).")
+        else:
+            self.chat.conversation.mode = mode
+            self.conversation_changed()
+
+    def action_chats(self) -> None:
+        def chosen(chat_id: str | None) -> None:
+            if chat_id:
+                self.open_chat(chat_id)
+            self.prompt.focus()
+
+        self.app.push_screen(ChatsScreen(self._shelf, current=self.chat.conversation.id), chosen)
+
+    def open_chat(self, chat_id: str) -> None:
+        """Show a saved chat."""
+        try:
+            conversation, params = self._services.load_chat(chat_id)
+        except TuiChatError as error:
+            self.say(str(error), error=True)
+            return
+        if params is not None:
+            self.panel.params = params
+            self.chat.set_params(params)
+        self.chat.open(conversation)
+        self._services.remember(chat=chat_id)
+
+    def action_system_prompt(self, argument: str = "") -> None:
+        def given(text: str | None) -> None:
+            if text is not None:
+                self.chat.set_system(text.strip())
+                self.conversation_changed()
+            self.prompt.focus()
+
+        if argument:
+            given(argument)
+            return
+        hint = (
+            "Raw mode does not use it; chat mode (Ctrl+T) does."
+            if self.chat.conversation.mode == "raw"
+            else "Stands before every turn, also when the context is full. Acts from the next reply on."
+        )
+        self.app.push_screen(TextDialog("System prompt", self.chat.conversation.system, hint), given)
+
+    def action_stop(self) -> None:
+        """Stop what runs; else close the panel where it covers the transcript; else back to the prompt."""
+        if self.chat.reply is not None and self.chat.stop():
+            return
+        if self.chat.loading:
+            self.chat.cancel_load()
+        elif self.has_class("-panel") and self.has_class("-narrow"):
+            self._panel_wanted = None
+            self._show_panel()
+        self.prompt.focus()
+
+    def action_copy_or_stop(self) -> None:
+        selected = self.get_selected_text() or self.prompt.selected_text
+        if selected:
+            self.notify(copy(selected, self.app.copy_to_clipboard), markup=False)
+        elif not self.chat.stop():
+            self.say("Ctrl+Q quits.")
+
+    def action_copy_reply(self) -> None:
+        replies = [m for m in self.chat.conversation.path() if m.role == "assistant"]
+        if replies:
+            self.notify(copy(replies[-1].text, self.app.copy_to_clipboard), markup=False)
+        else:
+            self.say("There is no reply to copy yet.")
+
+    def action_rename_chat(self, argument: str = "") -> None:
+        if argument:
+            self.chat.rename(argument)
+            return
+
+        def given(title: str | None) -> None:
+            if title:
+                self.chat.rename(title)
+
+        self.app.push_screen(LineDialog("Rename this chat", self.chat.conversation.title), given)
+
+    def action_delete_chat(self) -> None:
+        if not len(self.chat.conversation):
+            self.say("This chat is empty.")
+            return
+        gone = self.chat.conversation.id
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._shelf.delete(gone)
+                self.chat.new()
+                self.say("Deleted. In the saved chats (Ctrl+F), Ctrl+Z brings back what was deleted there.")
+
+        self.app.push_screen(ConfirmDialog("Delete this chat?", yes="deletes it", no="keeps it"), answered)
+
+    def action_theme(self, argument: str = "") -> None:
+        if not argument:
+            self.app.action_change_theme()
+        elif argument in self.app.available_themes:
+            self.app.theme = argument
+        else:
+            self.say(f"There is no theme {argument!r}.")
+
+    def action_next_pane(self) -> None:
+        self._focus_pane(1)
+
+    def action_previous_pane(self) -> None:
+        self._focus_pane(-1)
+
+    def _focus_pane(self, by: int) -> None:
+        panes = [self.prompt, self.transcript]
+        if self.has_class("-panel"):
+            panes.append(self.panel)
+        at = next((i for i, pane in enumerate(panes) if pane.has_focus_within), 0)
+        panes[(at + by) % len(panes)].focus()
+
+    def action_palette(self) -> None:
+        self.app.action_command_palette()
+
+    def action_help(self) -> None:
+        self.app.push_screen(HelpScreen(self._services.places()))
+
+    def action_repaint(self) -> None:
+        self.app.refresh(repaint=True, layout=True)
+
+    def action_quit(self) -> None:
+        if self.chat.reply is not None and not self.chat.waiting:
+
+            def answered(yes: bool | None) -> None:
+                if yes:
+                    self.app.exit(0)
+
+            question = "A reply is being written. What is there is kept. Quit?"
+            self.app.push_screen(ConfirmDialog(question, yes="quits", no="goes on"), answered)
+        else:
+            self.app.exit(0)
+
+    def action_scroll_page(self, by: int) -> None:
+        (self.transcript.scroll_page_down if by > 0 else self.transcript.scroll_page_up)(animate=False)
+
+    def action_scroll_line(self, by: int) -> None:
+        (self.transcript.scroll_down if by > 0 else self.transcript.scroll_up)(animate=False)
+
+    def action_scroll_edge(self, end: int) -> None:
+        if end:
+            self.transcript.follow()
+        else:
+            self.transcript.scroll_home(animate=False)
+
+
+def _ended(finished: ev.Finished) -> str:
+    stats = finished.stats
+    why = {"stop": "the model stopped"}.get(finished.reason) or reason_words(finished.reason)
+    if finished.reason == "stop" and finished.detail:
+        why = f"stopped at {finished.detail!r}"
+    parts = [why, f"{stats.new_tokens} tok"]
+    if stats.decode_seconds > 0:
+        parts.append(f"{stats.tokens_per_second:.0f} tok/s")
+    parts.append(f"prompt {stats.prompt_tokens}, {stats.reused_tokens} reused")
+    parts.append(f"first {stats.prefill_seconds:.2f} s")
+    return " · ".join(parts)
+
+
+def _typed(name: str, value: str) -> object:
+    """A knob's value as typed after /set."""
+    kind = next((k.kind for k in KNOBS if k.name == name), "float")
+    if kind == "texts":
+        return tuple(text.replace("\\n", "\n") for text in value.split()) if value else ()
+    if kind == "seed" and value in ("", "random"):
+        return None
+    try:
+        return float(value) if kind == "float" else int(value)
+    except ValueError:
+        raise UsageError(f"{name} takes a number, not {value!r}") from None
+
+

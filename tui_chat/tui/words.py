@@ -1,0 +1,31 @@
+"""Numbers as people say them on the screen: sizes, counts, ages."""
+
+from __future__ import annotations
+
+
+def count(number: int) -> str:
+    """984192 -> "984k", 124439808 -> "124M", 7e9 -> "7.0B"."""
+    for limit, divisor, unit in ((1e3, 1.0, ""), (1e6, 1e3, "k"), (1e9, 1e6, "M"), (1e12, 1e9, "B")):
+        if number < limit * 0.9995:
+            value = number / divisor
+            return f"{value:.0f}{unit}" if not unit or value >= 9.95 else f"{value:.1f}{unit}"
+    return f"{number / 1e12:.1f}T"
+
+
+def size(number: int) -> str:
+    """Bytes: 1981234 -> "2.0 MB"."""
+    value, unit = float(number), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 9.95 else f"{value:.1f} {unit}"
+
+
+def age(seconds: float) -> str:
+    """Seconds ago: "now", "5 min", "3 h", "2 d", "7 mo"."""
+    for limit, divisor, unit in ((60, 0, "now"), (3600, 60, "min"), (86400, 3600, "h"), (86400 * 60, 86400, "d")):
+        if seconds < limit:
+            return unit if not divisor else f"{int(seconds / divisor)} {unit}"
+    months = int(seconds / (86400 * 30.4))
+    return f"{months} mo" if months < 24 else f"{months // 12} y"
