@@ -114,10 +114,9 @@ class Prompt(TextArea):
             self._take_key(event)
         elif event.key == "down" and self.cursor_at_last_line and self._recall(+1):
             self._take_key(event)
-        else:
-            if event.is_printable:
-                self._typed_at = time.monotonic()
-            await super()._on_key(event)
+        elif event.is_printable:
+            self._typed_at = time.monotonic()
+        # What is not taken goes on to TextArea's own handler.
 
     @staticmethod
     def _take_key(event: events.Key) -> None:
@@ -125,9 +124,8 @@ class Prompt(TextArea):
         event.prevent_default()
 
     async def _on_paste(self, event: events.Paste) -> None:
-        # tmux ends pasted lines with CR.
+        # tmux ends pasted lines with CR. TextArea's own handler, which comes next, inserts the text.
         event.text = event.text.replace("\r\n", "\n").replace("\r", "\n")
-        await super()._on_paste(event)
         event.stop()
 
     def _recall(self, direction: int) -> bool:
