@@ -1,0 +1,302 @@
+"""A lane: one checkpoint in use, with the cache of what it has read. And a reply, as a generator of
+events.
+
+Each step of the generator runs at most one prefill chunk or one token, so that whoever drives it
+(the worker thread, the command line, a Python program) can stop, turn a knob or serve another
+lane in between.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tui_chat.conversation import StopReason
+from tui_chat.engine.events import (
+    Event,
+    Failed,
+    Finished,
+    PrefillProgress,
+    Prompt,
+    Started,
+    Stats,
+    Step,
+    Stepped,
+    WindowMoved,
+)
+from tui_chat.engine.generate import check_ids, prefill, reuse, score
+from tui_chat.engine.load import LoadedCheckpoint
+from tui_chat.engine.stops import StopText
+from tui_chat.engine.window import ContextWindow
+from tui_chat.errors import EngineError, TuiChatError, UsageError
+from tui_chat.model.cache import KVCache
+from tui_chat.sampling import Sampler, SamplingParams, random_seed
+from tui_chat.tokenizers.stream import TextStream
+
+
+class Lane:
+    """One conversation with one checkpoint. Not for two threads at once."""
+
+    def __init__(self, checkpoint: LoadedCheckpoint, name: str = "") -> None:
+        self.name = name
+        self.checkpoint = checkpoint
+        self.cache: KVCache = checkpoint.model.new_cache()
+        self.writer: Reply | None = None  # the reply whose tokens the cache ends with
+        tokenizer = checkpoint.tokenizer
+        self.window = ContextWindow(
+            tokenizer,
+            checkpoint.chat_template,
+            checkpoint.context_length,
+            checkpoint.info.stop_ids[:1] or tokenizer.encode("\n"),
+        )
+
+    def reply(self, prompt: Prompt, params: SamplingParams, request_id: str = "") -> Reply:
+        return Reply(self, prompt, params, request_id)
+
+    def drop_cache(self) -> None:
+        self.cache = self.checkpoint.model.new_cache()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def count(self, prompt: Prompt) -> int:
+        """How many tokens the whole prompt takes."""
+        return len(self.window.whole(prompt))
+
+    def missing(self, prompt: Prompt) -> str:
+        """Characters of the prompt that the tokenizer has no id for."""
+        if prompt.ids is not None:
+            return ""
+        texts = [prompt.text] if prompt.mode == "raw" else [turn.text for turn in prompt.turns]
+        return "".join(dict.fromkeys("".join(map(self.checkpoint.tokenizer.missing, texts))))
+
+    def next_logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits after `ids` (their last context_length): (offered,) float32 on the CPU."""
+        recent = list(ids[-self.checkpoint.context_length :])
+        model = self.checkpoint.model
+        check_ids(model, recent)
+        self.writer = None
+        use_threads(self.checkpoint.threads)
+        reuse(model, self.cache, recent)
+        running = prefill(model, self.cache, recent)
+        while True:
+            try:
+                next(running)
+            except StopIteration as end:
+                logits: Tensor = end.value
+                return self.offered(logits)
+
+    def offered(self, logits: Tensor) -> Tensor:
+        """The logits a token is drawn from: those of the tokenizer's ids, on the CPU."""
+        return logits[: self.checkpoint.offered].cpu()
+
+    def score(self, ids: Sequence[int]) -> list[float | None]:
+        """Log-probability of each id given those before it; the first has none."""
+        model = self.checkpoint.model
+        check_ids(model, ids)
+        if len(ids) > self.checkpoint.context_length:
+            raise UsageError(
+                "the text is too long to score",
+                f"{len(ids)} tokens, and the context holds {self.checkpoint.context_length}",
+                "Score it in parts",
+            )
+        use_threads(self.checkpoint.threads)
+        pieces = score(model, ids, self.checkpoint.offered)
+        return [None, *(value for piece in pieces for value in piece)]
+
+
+def use_threads(count: int) -> None:
+    """Set torch's threads for the calling thread, when they are not set already."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+class Reply:
+    """One reply being made. `params` may be replaced at any time and counts from the next token."""
+
+    def __init__(self, lane: Lane, prompt: Prompt, params: SamplingParams, request_id: str) -> None:
+        self.lane = lane
+        self.prompt = prompt
+        self.request_id = request_id
+        self.seed = random_seed() if params.seed is None else params.seed
+        self.ids: list[int] = []  # made so far
+        self.text = ""  # shown so far
+        self._params = params
+        self._cancelled = False
+        self._context: list[int] = []  # what the cache holds while this reply runs
+        self._sampler: Sampler | None = None
+        self._stream = TextStream(lane.checkpoint.tokenizer)
+        self._stops = StopText(self._stop_strings())
+        self._sent, self._reused = 0, 0
+        self._prefill_seconds, self._decode_seconds = 0.0, 0.0
+
+    @property
+    def params(self) -> SamplingParams:
+        return self._params
+
+    @params.setter
+    def params(self, params: SamplingParams) -> None:
+        self._params = params
+        self._stops.stops = self._stop_strings()
+        if self._sampler is not None:
+            self._sampler.params = params
+
+    def cancel(self) -> None:
+        """End at the next step."""
+        self._cancelled = True
+
+    def events(self) -> Iterator[Event]:
+        """Started, then progress and tokens, then Finished or Failed."""
+        try:
+            yield from self._run()
+        except TuiChatError as error:
+            yield from self._failed(error)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            self.lane.drop_cache()
+            yield from self._failed(
+                EngineError(
+                    "there is not enough memory",
+                    f"{len(self._context)} tokens were in use on {self.lane.checkpoint.device}",
+                    "Start a new chat, or open a smaller checkpoint",
+                )
+            )
+
+    # ---- the course of a reply
+
+    def _run(self) -> Generator[Event, None, None]:
+        lane, checkpoint = self.lane, self.lane.checkpoint
+        sent = lane.window.fit(self.prompt, self._params.max_new_tokens)
+        check_ids(checkpoint.model, sent.ids)
+        self._sent = len(sent.ids)
+        self._reused = min(lane.cache.common_prefix(sent.ids), len(sent.ids) - 1)
+        yield Started(
+            request_id=self.request_id,
+            lane=lane.name,
+            seed=self.seed,
+            prompt_ids=tuple(sent.ids),
+            reused_tokens=self._reused,
+            first_turn=sent.first_turn,
+            first_char=sent.first_char,
+            dropped_tokens=sent.dropped_tokens,
+            missing=lane.missing(self.prompt),
+        )
+        self._sampler = Sampler(self._params, self.seed, sent.ids)
+        logits = yield from self._prefill(sent.ids)
+        stop_ids = frozenset(checkpoint.info.stop_ids)
+        while logits is not None and not self._cancelled:
+            began = time.perf_counter()
+            choice = self._sampler(lane.offered(logits))
+            self._decode_seconds += time.perf_counter() - began
+            self.ids.append(choice.id)
+            stopped = choice.id in stop_ids
+            piece = self._stream.flush() if stopped else self._stream.push(choice.id)
+            shown, hit = self._stops.push(piece)
+            if stopped and not hit:
+                shown += self._stops.flush()
+            self.text += shown
+            step = Step(choice.id, shown, choice.logprob)
+            yield Stepped(request_id=self.request_id, text=shown, steps=(step,))
+            if stopped or hit:
+                yield self._finished("stop", hit or f"token {choice.id}")
+                return
+            if self._cancelled:
+                break
+            if len(self.ids) >= self._params.max_new_tokens:
+                yield from self._flushed()
+                yield self._finished("length")
+                return
+            if len(self._context) >= checkpoint.context_length:
+                moved = lane.window.move(self.prompt, sent, self.ids)
+                if moved is None:
+                    yield from self._flushed()
+                    yield self._finished("context")
+                    return
+                yield WindowMoved(
+                    request_id=self.request_id,
+                    first_turn=moved.first_turn,
+                    first_char=moved.first_char,
+                    dropped_tokens=moved.dropped_tokens,
+                )
+                logits = yield from self._prefill(moved.ids)
+            elif lane.writer is not self:  # somebody else has used the lane meanwhile
+                logits = yield from self._prefill([*self._context, choice.id])
+            else:
+                began = time.perf_counter()
+                use_threads(checkpoint.threads)
+                logits = checkpoint.model.forward((choice.id,), lane.cache)
+                self._context.append(choice.id)
+                self._decode_seconds += time.perf_counter() - began
+        yield from self._flushed()
+        yield self._finished("cancelled")
+
+    def _prefill(self, ids: list[int]) -> Generator[Event, None, Tensor | None]:
+        """Bring the cache to `ids`; returns the last logits, None when the reply was cancelled
+        meanwhile.
+        """
+        lane, model = self.lane, self.lane.checkpoint.model
+        lane.writer, self._context = self, list(ids)
+        reuse(model, lane.cache, ids)
+        running = prefill(model, lane.cache, ids)
+        while not self._cancelled:
+            if lane.writer is not self:  # begin again: the cache is another reply's now
+                return (yield from self._prefill(ids))
+            use_threads(lane.checkpoint.threads)
+            began = time.perf_counter()
+            try:
+                done = next(running)
+            except StopIteration as end:
+                logits: Tensor = end.value
+                return logits
+            finally:
+                self._prefill_seconds += time.perf_counter() - began
+            yield PrefillProgress(request_id=self.request_id, done=done, total=len(ids))
+        return None
+
+    def _stop_strings(self) -> tuple[str, ...]:
+        if self.prompt.ids is None and self.prompt.mode == "chat":
+            return self._params.stop + self.lane.checkpoint.chat_template.stop_strings
+        return self._params.stop
+
+    def _flushed(self) -> Iterator[Event]:
+        """What was held back for a character or a stop string that never came."""
+        shown, hit = self._stops.push(self._stream.flush())
+        if not hit:
+            shown += self._stops.flush()
+        if shown:
+            self.text += shown
+            yield Stepped(request_id=self.request_id, text=shown, steps=())
+
+    def _finished(self, reason: StopReason, detail: str = "") -> Finished:
+        return Finished(
+            request_id=self.request_id,
+            lane=self.lane.name,
+            reason=reason,
+            text=self.text,
+            ids=tuple(self.ids),
+            stats=Stats(
+                prompt_tokens=self._sent,
+                reused_tokens=self._reused,
+                prefill_seconds=self._prefill_seconds,
+                new_tokens=len(self.ids),
+                decode_seconds=self._decode_seconds,
+            ),
+            detail=detail,
+        )
+
+    def _failed(self, error: TuiChatError) -> Iterator[Event]:
+        yield from self._flushed()
+        yield Failed(lane=self.lane.name, request_id=self.request_id, error=error)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python ran out of memory: on a CPU it is a RuntimeError of the allocator."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )

@@ -1,0 +1,242 @@
+"""From a path to something that can talk: the weights on their device, the tokenizer, the
+template.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from tui_chat.checkpoint import catalog
+from tui_chat.checkpoint.info import CheckpointInfo, TemplateHint
+from tui_chat.checkpoint.weights import LoadCancelled
+from tui_chat.checkpoint.weights import load as load_weights
+from tui_chat.engine.events import LoadOptions
+from tui_chat.errors import UsageError
+from tui_chat.model.build import Model, build
+from tui_chat.templates.base import Template
+from tui_chat.templates.open import open_template
+from tui_chat.tokenizers.base import Tokenizer
+from tui_chat.tokenizers.open import open_tokenizer
+
+Progress = Callable[[str, float], None]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Control tokens by which tokenizers of the field end a document or a turn.
+END_TOKENS = (
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|assistant_end|>",
+    "<end_of_turn>",
+    "<eos>",
+    "</s>",
+)
+
+SINGLE_THREAD_BELOW = 5_000_000  # parameters: a second thread costs more than it brings
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedCheckpoint:
+    """A checkpoint ready to run. Shared by all lanes that use it; each lane has a cache of its
+    own.
+    """
+
+    info: CheckpointInfo  # stop_ids complete
+    model: Model
+    tokenizer: Tokenizer
+    template: Template | None
+    device: str
+    dtype: str
+    threads: int
+    seconds: float
+
+    @property
+    def offered(self) -> int:
+        """How many ids can be drawn: rows of the output layer beyond the tokenizer are padding."""
+        return min(self.tokenizer.vocab_size, self.model.spec.vocab_size)
+
+    @property
+    def context_length(self) -> int:
+        return self.model.spec.context_length
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        spec = self.model.spec
+        size = torch.empty((), dtype=self.model.dtype).element_size()
+        return (
+            2 * spec.n_layer * spec.n_kv_head * spec.head_dim * size
+            if self.model.incremental
+            else 0
+        )
+
+    @functools.cached_property
+    def chat_template(self) -> Template:
+        """The checkpoint's template, or plain "User:" and "Assistant:" lines where it has none."""
+        if self.template is not None:
+            return self.template
+        plain = open_template(TemplateHint(name="plain"), self.tokenizer, "plain")
+        assert plain is not None
+        return plain
+
+
+def load_checkpoint(
+    path: str,
+    options: LoadOptions,
+    progress: Progress = lambda stage, done: None,
+    cancelled: Callable[[], bool] = lambda: False,
+    info: CheckpointInfo | None = None,
+) -> LoadedCheckpoint:
+    """Open `path` (`info`: as it has just been described). Raises CheckpointError, UsageError,
+    or LoadCancelled once `cancelled()` says so.
+    """
+    began = time.perf_counter()
+    if info is None:
+        progress("reading", 0.0)
+        info = describe(path, options)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+
+    def check() -> None:
+        if cancelled():
+            raise LoadCancelled("loading was cancelled")
+
+    check()
+    progress("loading weights", 0.0)
+    tensors = load_weights(
+        info,
+        dtype=dtype,
+        device=device,
+        progress=lambda done: progress("loading weights", done),
+        cancelled=cancelled,
+    )
+    check()
+    progress("tokenizer", 0.0)
+    tokenizer = open_tokenizer(info.tokenizer, info.spec)
+    template = open_template(info.template, tokenizer, options.template)
+    check()
+    progress("warming up", 0.0)
+    model = build(info.spec, tensors)
+    return assemble(info, model, tokenizer, template, seconds=time.perf_counter() - began)
+
+
+def describe(path: str, options: LoadOptions) -> CheckpointInfo:
+    """What is at `path`, by the options; reads no weights."""
+    return catalog.describe(
+        path,
+        step=options.step,
+        config=options.config,
+        tokenizer=options.tokenizer,
+        template=options.template,
+        config_file=options.config_file,
+    )
+
+
+def assemble(
+    info: CheckpointInfo,
+    model: Model,
+    tokenizer: Tokenizer,
+    template: Template | None,
+    *,
+    seconds: float = 0.0,
+) -> LoadedCheckpoint:
+    """Put the parts together: stop ids from file, template and tokenizer, and the number of
+    threads.
+    """
+    ends = {tokenizer.special[text] for text in END_TOKENS if text in tokenizer.special}
+    stops = ends | set(info.stop_ids) | (set(template.stop_ids) if template is not None else set())
+    return LoadedCheckpoint(
+        info=replace(info, stop_ids=tuple(sorted(stops))),
+        model=model,
+        tokenizer=tokenizer,
+        template=template,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        threads=choose_threads(model),
+        seconds=seconds,
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """ "" takes CUDA where there is one, else the CPU. Raises UsageError for a device that is not
+    there.
+    """
+    if not name:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(kind, False):
+        known = ", ".join(known for known, present in there.items() if present)
+        raise UsageError(
+            "the device cannot be used", f"there is no {name!r} here", f"There is {known}"
+        )
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError("the device cannot be used", f"{name!r} is no device name") from error
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            "the device cannot be used",
+            f"there are {torch.cuda.device_count()} GPUs, and {name} is not one",
+        )
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "" takes bfloat16 on a GPU and float32 elsewhere."""
+    if not name:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise UsageError(
+            "the dtype cannot be used", f"{name!r} is not known", f"There are {', '.join(DTYPES)}"
+        )
+    return DTYPES[name]
+
+
+def choose_threads(model: Model) -> int:
+    """How many threads make the next token fastest here and now.
+
+    Measured, not taken from the number of cores: beside a busy neighbour two threads can be far
+    slower than one.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    if model.device.type != "cpu" or model.parameters < SINGLE_THREAD_BELOW or cores == 1:
+        torch.set_num_threads(1)
+        return 1
+    best, best_time = 1, float("inf")
+    count = 1
+    while count <= min(cores, 16):
+        torch.set_num_threads(count)
+        taken = _step_time(model)
+        if taken < 0.9 * best_time:  # another thread has to earn its place
+            best, best_time = count, taken
+        elif count > 2 * best:
+            break
+        count *= 2
+    torch.set_num_threads(best)
+    return best
+
+
+def _step_time(model: Model) -> float:
+    """Seconds of one token, the fastest of a few."""
+    cache = model.new_cache()
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        model.forward([0], cache)
+        best = min(best, time.perf_counter() - began)
+    return best

@@ -1,0 +1,346 @@
+"""The thread in which models run: it takes requests, advances every lane in turn, and emits events.
+
+A reply is a generator; the thread gives each running one a slice of a few milliseconds and looks
+at its requests in between, so that a stop or a turned knob is heard within one token or one
+prefill chunk. No locks: requests come through a queue, events leave through `emit`. torch is
+imported by the first Load, not by importing this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from tui_chat.engine.events import (
+    CancelLoad,
+    Counted,
+    CountTokens,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    Request,
+    SetSampling,
+    Shutdown,
+    Stop,
+    Unload,
+    Unloaded,
+)
+from tui_chat.engine.resident import Resident
+from tui_chat.engine.torch_import import import_torch
+from tui_chat.errors import CheckpointError, EngineError, TuiChatError, UsageError
+
+if TYPE_CHECKING:
+    from tui_chat.engine.engine import Lane, Reply
+    from tui_chat.engine.load import LoadedCheckpoint
+
+log = logging.getLogger(__name__)
+
+SLICE = 0.008  # seconds a lane runs before the next one has its turn
+PROGRESS_EVERY = 0.03  # seconds between two LoadProgress of one stage
+
+
+class _Running:
+    """A reply under way in a lane."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.events: Iterator[Event] = reply.events()
+
+
+class Worker:
+    """Start it, `send` requests from any thread, receive events through `emit` in this worker's
+    thread.
+    """
+
+    def __init__(self, emit: Callable[[Event], None], *, memory_budget: int | None = None) -> None:
+        self._emit_event = emit
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._deferred: deque[Request] = deque()
+        self._counts: dict[str, CountTokens] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._running: dict[str, _Running] = {}
+        self._resident = Resident(memory_budget)
+        self._loading: Load | None = None
+        self._load_cancelled = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def send(self, request: Request) -> None:
+        """Hand over a request; returns at once."""
+        if isinstance(request, Shutdown):
+            self._closing = True
+        self._requests.put(request)
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """End the thread; False when it is still busy after `timeout` seconds (it dies with the
+        process).
+        """
+        self.send(Shutdown())
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # ---- the loop
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                self._turn()
+            except (
+                BaseException
+            ) as error:  # a panic in a tokenizer is no Exception; the thread lives on
+                log.exception("the model thread stumbled")
+                self._emit(Failed(lane="", request_id="", error=wrapped(error)))
+        for lane in list(self._running):
+            self._end_reply(lane)
+
+    def _turn(self) -> None:
+        """One round: all requests that wait, then a slice for every running lane."""
+        for request in self._waiting(block=not self._running):
+            self._handle(request)
+        for count in list(self._counts.values()):
+            self._count(count)
+        for lane in list(self._running):
+            self._advance(lane)
+
+    def _waiting(self, *, block: bool) -> list[Request]:
+        found = list(self._deferred)
+        self._deferred.clear()
+        if block and not found:
+            found.append(self._requests.get())  # idle: sleeps here
+        while True:
+            try:
+                found.append(self._requests.get_nowait())
+            except queue.Empty:
+                return found
+
+    def _emit(self, event: Event) -> None:
+        try:
+            self._emit_event(event)
+        except Exception:
+            log.exception("nobody took %s", type(event).__name__)
+
+    def _handle(self, request: Request) -> None:
+        match request:
+            case Load():
+                self._load(request)
+            case Generate():
+                self._generate(request)
+            case SetSampling(lane=lane, params=params):
+                if lane in self._running:
+                    self._running[lane].reply.params = params
+            case Stop(request_id=request_id):
+                for running in self._running.values():
+                    if running.reply.request_id == request_id:
+                        running.reply.cancel()
+            case CountTokens():
+                self._counts[request.lane] = request
+            case Unload(lane=lane):
+                self._end_reply(lane)
+                self._drop_lane(lane)
+                self._emit(Unloaded(lane=lane))
+            case CancelLoad() | Shutdown():
+                pass  # nothing is being loaded; the loop sees `_closing`
+
+    # ---- replies
+
+    def _generate(self, request: Generate) -> None:
+        self._end_reply(request.lane)
+        lane = self._lanes.get(request.lane)
+        if lane is None:
+            error = UsageError("there is no checkpoint to answer", "", "Open one first")
+            self._emit(Failed(lane=request.lane, request_id=request.request_id, error=error))
+            return
+        try:
+            reply = lane.reply(request.prompt, request.params, request.request_id)
+        except BaseException as error:
+            self._blame(request.lane, request.request_id, error)
+            return
+        self._running[request.lane] = _Running(reply)
+
+    def _advance(self, lane: str) -> None:
+        """Run the lane's reply until its slice is over, a request waits, or it ends."""
+        running = self._running.get(lane)
+        if running is None:
+            return
+        until = time.perf_counter() + SLICE
+        try:
+            for event in running.events:
+                if isinstance(event, (Finished, Failed)):
+                    self._running.pop(lane, None)
+                self._emit(event)
+                if time.perf_counter() >= until or not self._requests.empty():
+                    return
+        except BaseException as error:
+            self._blame(lane, running.reply.request_id, error)
+            return
+        self._running.pop(lane, None)
+
+    def _end_reply(self, lane: str) -> None:
+        """Stop the lane's reply, if there is one, and say so."""
+        running = self._running.get(lane)
+        if running is None:
+            return
+        running.reply.cancel()
+        while lane in self._running:
+            self._advance(lane)
+
+    def _blame(self, lane: str, request_id: str, error: BaseException) -> None:
+        """A reply that failed in a way nobody foresaw."""
+        log.error("a reply failed", exc_info=error)
+        self._running.pop(lane, None)
+        if lane in self._lanes:
+            self._lanes[lane].drop_cache()
+        self._emit(Failed(lane=lane, request_id=request_id, error=wrapped(error)))
+
+    def _count(self, request: CountTokens) -> None:
+        del self._counts[request.lane]
+        lane = self._lanes.get(request.lane)
+        if lane is None:
+            return
+        try:
+            tokens, missing = lane.count(request.prompt), lane.missing(request.prompt)
+        except BaseException as error:
+            log.warning("cannot count tokens", exc_info=error)
+            return
+        self._emit(
+            Counted(
+                request_id=request.request_id, lane=request.lane, tokens=tokens, missing=missing
+            )
+        )
+
+    # ---- loading
+
+    def _load(self, request: Load) -> None:
+        """Open a checkpoint into a lane. The lane keeps what it had until the new one is there."""
+        self._end_reply(request.lane)
+        self._loading, self._load_cancelled = request, False
+        began = time.perf_counter()
+        try:
+            loaded = self._opened(request)
+        except BaseException as error:
+            cancelled = self._load_cancelled
+            if not isinstance(error, TuiChatError):
+                log.error("cannot open %s", request.path, exc_info=error)
+            self._emit(
+                LoadFailed(
+                    lane=request.lane,
+                    path=request.path,
+                    error=wrapped(error),
+                    cancelled=cancelled,
+                )
+            )
+            return
+        finally:
+            self._loading = None
+        self._drop_lane(request.lane)
+        from tui_chat.engine.engine import Lane
+
+        self._lanes[request.lane] = Lane(loaded, request.lane)
+        self._emit(
+            Loaded(
+                lane=request.lane,
+                info=loaded.info,
+                device=loaded.device,
+                dtype=loaded.dtype,
+                context_length=loaded.context_length,
+                vocab_size=loaded.offered,
+                weight_bytes=loaded.model.weight_bytes,
+                cache_bytes_per_token=loaded.cache_bytes_per_token,
+                seconds=time.perf_counter() - began,
+            )
+        )
+
+    def _opened(self, request: Load) -> LoadedCheckpoint:
+        stage, last = "", 0.0
+
+        def progress(at: str, done: float) -> None:
+            nonlocal stage, last
+            now = time.perf_counter()
+            if at != stage or now - last >= PROGRESS_EVERY:
+                stage, last = at, now
+                self._emit(LoadProgress(lane=request.lane, stage=at, done=done))
+
+        progress("starting torch", 0.0)
+        try:
+            import_torch()
+        except ImportError as error:
+            raise EngineError(
+                "torch cannot be imported", str(error).splitlines()[0], "Install it again"
+            ) from error
+        from tui_chat.engine import load
+
+        progress("reading", 0.0)
+        info = load.describe(request.path, request.options)
+        key = Resident.key(info, request.options)
+        loaded = self._resident.get(key)
+        if loaded is None:
+            loaded = load.load_checkpoint(
+                request.path, request.options, progress, self._breathe, info=info
+            )
+        in_use = {id(lane.checkpoint) for lane in self._lanes.values()}
+        self._resident.put(key, loaded, in_use)
+        return loaded
+
+    def _breathe(self) -> bool:
+        """While a checkpoint loads: hear what cannot wait, let other lanes run. True: give up
+        loading.
+        """
+        assert self._loading is not None
+        for request in self._waiting_now():
+            match request:
+                case CancelLoad(lane=lane) if lane == self._loading.lane:
+                    self._load_cancelled = True
+                case Load(lane=lane) if lane == self._loading.lane:
+                    self._load_cancelled = True  # a newer wish for the same lane
+                    self._deferred.append(request)
+                case Stop() | SetSampling() | CountTokens():
+                    self._handle(request)
+                case Generate(lane=lane) if lane != self._loading.lane:
+                    self._handle(request)
+                case _:
+                    self._deferred.append(request)
+        for lane in list(self._running):
+            self._advance(lane)
+        return self._load_cancelled or self._closing
+
+    def _waiting_now(self) -> list[Request]:
+        found: list[Request] = []
+        while True:
+            try:
+                found.append(self._requests.get_nowait())
+            except queue.Empty:
+                return found
+
+    def _drop_lane(self, name: str) -> None:
+        self._lanes.pop(name, None)
+        self._resident.trim({id(lane.checkpoint) for lane in self._lanes.values()})
+
+
+def wrapped(error: BaseException) -> TuiChatError:
+    """Any exception as one sentence for people; its traceback is in the log."""
+    if isinstance(error, TuiChatError):
+        return error
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return CheckpointError(
+            "there is not enough memory", "", "Close other programs, or open a smaller checkpoint"
+        )
+    first = (str(error).strip().splitlines() or [""])[0]
+    return EngineError(
+        "something went wrong that should not",
+        f"{type(error).__name__}: {first}" if first else type(error).__name__,
+        "The log has the details",
+    )
