@@ -35,7 +35,10 @@ def chat_until_killed(path: Path, acknowledged: int) -> None:
         line = json.dumps([message_id, text[:8], len(text), finished]) + "\n"
         os.write(acknowledged, line.encode())
 
-    writer = SessionWriter(path, interval=INTERVAL)
+    def fail(error: object) -> None:
+        os.write(acknowledged, json.dumps(["error", str(error), 0, True]).encode() + b"\n")
+
+    writer = SessionWriter(path, fail, interval=INTERVAL)
     chat = Conversation()
     writer.save_conversation(ChatMeta.of(chat)).result()
     number = 0

@@ -113,9 +113,9 @@ class Database:
 
     def _mend(self, error: Exception) -> bool:
         """Set the file aside when `error` says it is damaged; whether trying again may help."""
-        if self.path is None or not isinstance(error, sqlite3.Error) or not _is_damage(error):
+        if self.path is None or not _is_damage(error):
             return False
-        with contextlib.suppress(OSError, sqlite3.Error, SessionError):
+        with contextlib.suppress(OSError, SessionError, *rescue.FAULTS):
             connection = self._rescued(self.path, self._file)
             self._connection.close()
             self._connection, self._file = connection, _identity(self.path)
@@ -161,7 +161,7 @@ class Database:
             except BaseException as error:
                 self._depth -= 1
                 self._undo()
-                if isinstance(error, sqlite3.Error):
+                if isinstance(error, (sqlite3.Error, UnicodeDecodeError)):
                     failure = self._failed("saved", error)
                     if not self._depth:
                         self._mend(error)
@@ -196,7 +196,7 @@ class Database:
                 if not self._depth:
                     self._same_file()
                 return self._connection.execute(query, values).fetchall()
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
                 if not self._depth and self._mend(error):
                     return self._read(query, *values)
                 raise self._failed("read", error) from error
@@ -210,10 +210,10 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return at.st_dev, at.st_ino
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     damaged = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    return isinstance(error, schema.DamagedError) or code in damaged
+    return code in damaged or isinstance(error, (schema.DamagedError, UnicodeDecodeError))
 
 
 def _reason(error: BaseException, path: Path | None) -> str:

@@ -24,8 +24,11 @@ except ImportError:  # Windows: two instances that both find damage take their t
 
 _WIDEST_GAP = 200_000  # rows looked for one by one where both scans broke off
 
-_CHAT = "id, title, mode, system, created, updated, leaf, deleted_at, pinned, checkpoint, sampling"
-_MESSAGE = "id, conversation, parent, role, text, crc32, created, receipt, finished"
+# SQLite's message about a damaged table may hold bytes that are no text.
+FAULTS = (sqlite3.Error, UnicodeError)
+
+_CHAT = schema.COLUMNS["conversations"]
+_MESSAGE = schema.COLUMNS["messages"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def salvage(path: Path, target: sqlite3.Connection) -> Salvaged:
     for immutable in (False, True):
         try:
             source = schema.connect_read_only(path, immutable=immutable)
-        except sqlite3.Error:
+        except FAULTS:
             continue
         with contextlib.closing(source):
             target.execute("BEGIN IMMEDIATE")
@@ -108,7 +111,7 @@ def _rows(
             row = source.execute(
                 f"SELECT {columns} FROM {table} WHERE rowid = ?", (rowid,)
             ).fetchone()
-        except sqlite3.Error:
+        except FAULTS:
             yield None
         else:
             if row is not None:
@@ -134,7 +137,7 @@ def _scan(source: sqlite3.Connection, query: str) -> tuple[list[int], bool]:
             if not isinstance(rowid, int):
                 return found, False
             found.append(rowid)
-    except sqlite3.Error:
+    except FAULTS:
         return found, False
     return found, True
 
@@ -142,7 +145,7 @@ def _scan(source: sqlite3.Connection, query: str) -> tuple[list[int], bool]:
 def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection) -> Salvaged:
     chats: set[str] = set()
     for row in _rows(source, "conversations", _CHAT):
-        with contextlib.suppress(sqlite3.Error, UnicodeError):
+        with contextlib.suppress(*FAULTS):
             if row is not None and isinstance(row[0], str) and row[2] in ("chat", "raw"):
                 target.execute(f"INSERT INTO conversations ({_CHAT}) VALUES ({_holes(_CHAT)})", row)
                 chats.add(row[0])
@@ -172,7 +175,7 @@ def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection) -> Salvag
                 "VALUES (?, ?, ?, ?, CAST(? AS TEXT), ?, ?, ?, ?)",
                 (id, chat, parent, role, data, crc, created, receipt, finished),
             )
-        except sqlite3.Error:
+        except FAULTS:
             lost += 1
             continue
         kept.add(id)

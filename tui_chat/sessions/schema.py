@@ -7,6 +7,7 @@ never edited.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -59,6 +60,14 @@ Migration = Callable[[sqlite3.Connection], None]
 MIGRATIONS: tuple[Migration, ...] = (_first,)
 
 
+# The tables as the last migration leaves them, less the row number.
+COLUMNS = {
+    "conversations": "id, title, mode, system, created, updated, leaf, deleted_at, pinned, "
+    "checkpoint, sampling",
+    "messages": "id, conversation, parent, role, text, crc32, created, receipt, finished",
+}
+
+
 class DamagedError(sqlite3.DatabaseError):
     """The file is ours and not whole, though SQLite itself finds no fault."""
 
@@ -92,13 +101,22 @@ def connect(
         _check(connection, path, len(migrations))
         # Only a file that has proved to be ours is changed.
         if path is not None:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(connection)
         _migrate(connection, path, migrations)
         # A look at both tables, so that damage near their roots shows now.
-        for table in ("conversations", "messages"):
-            connection.execute(f"SELECT * FROM {table} ORDER BY rowid DESC LIMIT 1").fetchone()
-    except BaseException:
+        for table, columns in COLUMNS.items():
+            try:
+                connection.execute(
+                    f"SELECT {columns} FROM {table} ORDER BY rowid DESC LIMIT 1"
+                ).fetchone()
+            except sqlite3.OperationalError as error:
+                if "no such column" in str(error):
+                    raise DamagedError("columns are missing") from error
+                raise
+    except BaseException as error:
         connection.close()
+        if isinstance(error, UnicodeDecodeError):  # SQLite's own words name a damaged table
+            raise DamagedError("names are damaged") from error
         raise
     return connection
 
@@ -134,6 +152,21 @@ def _configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA cell_size_check = ON")
 
 
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    # Of two instances that make the switch at once SQLite turns one away without waiting.
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+        else:
+            return
+
+
 def _refuse_foreign_header(path: Path) -> None:
     """Refuse by its first bytes a database of another program, before SQLite touches it."""
     try:
@@ -157,11 +190,14 @@ def _foreign(path: Path | None) -> SessionError:
 
 
 def _check(connection: sqlite3.Connection, path: Path | None, newest: int) -> None:
+    # One look at all three: between two, another instance may be making the tables.
+    connection.execute("BEGIN")
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
     kinds = {row[0] for row in connection.execute("SELECT DISTINCT type FROM sqlite_master")}
+    connection.execute("COMMIT")
     if owner != APPLICATION_ID and (owner or kinds):
         raise _foreign(path)
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > newest:
         raise SessionError(
             f"the chats in {path} were saved by a newer tui-chat",

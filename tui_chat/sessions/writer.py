@@ -31,6 +31,7 @@ class _Write:
     reply: str = ""  # id of the reply whose text this is, "" for every other call
     at_once: bool = True
     done: Future[None] = field(default_factory=Future)
+    replaced: list[Future[None]] = field(default_factory=list)  # of older texts of the reply
 
 
 class SessionWriter:
@@ -123,7 +124,7 @@ class SessionWriter:
     def _put(self, write: _Write) -> Future[None]:
         with self._wake:
             if self._closed:
-                _resolve(write.done, SessionError("the chat was not saved", "it was closed"))
+                _resolve(write, SessionError("the chat was not saved", "it was closed"))
                 return write.done
             if write.reply:
                 # A newer text makes the older one of the same reply pointless; whoever waits for
@@ -131,7 +132,7 @@ class SessionWriter:
                 for older in list(self._waiting):
                     if older.reply == write.reply and not older.at_once:
                         self._waiting.remove(older)
-                        _follow(older.done, write.done)
+                        write.replaced = [f for f in (older.done, *older.replaced) if not f.done()]
             self._waiting.append(write)
             self._wake.notify_all()
         return write.done
@@ -200,7 +201,7 @@ class SessionWriter:
                     refused[number] = SessionError("the chat could not be saved", repr(error))
         for number, write in enumerate(batch):
             reason = refused.get(number)
-            _resolve(write.done, reason)
+            _resolve(write, reason)
             if reason is not None:
                 self._tell(reason)
 
@@ -216,7 +217,7 @@ class SessionWriter:
             going_on = not (failed and self._closed)
         if failed:
             for write in batch:
-                _resolve(write.done, failed)
+                _resolve(write, failed)
         if began or ended:
             self._tell(failed)
         return going_on
@@ -234,22 +235,11 @@ def _from_disk(error: SessionError) -> bool:
     )
 
 
-def _resolve(future: Future[None], error: SessionError | None) -> None:
-    # A kept write is tried again after its future has failed.
-    if not future.done():
+def _resolve(write: _Write, error: SessionError | None) -> None:
+    for future in (write.done, *write.replaced):
+        if future.done():
+            continue  # it failed before, and the write was tried again
         if error is None:
             future.set_result(None)
         else:
             future.set_exception(error)
-
-
-def _follow(older: Future[None], newer: Future[None]) -> None:
-    def pass_on(future: Future[None]) -> None:
-        if not older.done():
-            error = future.exception()
-            if error is None:
-                older.set_result(None)
-            else:
-                older.set_exception(error)
-
-    newer.add_done_callback(pass_on)
