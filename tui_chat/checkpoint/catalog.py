@@ -1,0 +1,272 @@
+"""Which checkpoints there are, and what one of them is. Reads headers only; no torch."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from tui_chat.checkpoint.description import finish, run_name
+from tui_chat.checkpoint.files import RegularFile, shown_name, unopened
+from tui_chat.checkpoint.formats import FORMATS
+from tui_chat.checkpoint.hints import template_hint, tokenizer_hint
+from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
+from tui_chat.checkpoint.plain import Opaque
+from tui_chat.checkpoint.source import Source
+from tui_chat.checkpoint.tensors import TensorRef
+from tui_chat.errors import CheckpointError, TuiChatError
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
+# What trainers put beside the weights: never a checkpoint, and not worth an error in the picker.
+COMPANIONS = ("optim", "scheduler", "rng_state", "training_args", "train_state", "token_bytes")
+MAX_DEPTH = 8
+MAX_DIRECTORIES = 20_000
+MAX_ENTRIES = 200_000
+_SKIPPED = frozenset(("__pycache__", "node_modules", "site-packages"))
+
+_known: dict[tuple[str, int, int], CatalogEntry] = {}
+_KNOWN_MOST = 20_000
+
+
+def describe(
+    path: str,
+    *,
+    step: int | None = None,
+    config: Mapping[str, object] | None = None,
+    tokenizer: str = "",
+    template: str = "",
+    config_file: str = "",
+) -> CheckpointInfo:
+    """What is at `path`: a file, or a run directory, of which the newest step (or `step`) is taken.
+
+    `config` overrides settings of the model by their ModelSpec names, `tokenizer` and `template` what the file says of
+    them. Raises CheckpointError in one sentence, UsageError for an argument that cannot be.
+    """
+    full = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(full):
+        return _of_run(full, step, config, tokenizer, template, config_file)
+    source = Source(
+        full, config=config, tokenizer=tokenizer, template=template, config_file=config_file
+    )
+    info = _described(source)
+    if step is not None and info.step != step:
+        raise CheckpointError(f"{shown_name(full)} is not step {step}", f"it is step {info.step}")
+    hint = tokenizer_hint(tokenizer, info.tokenizer)
+    if hint.kind == "none" and not hint.vocab_size:
+        hint = replace(hint, vocab_size=info.spec.vocab_size)
+    given = template_hint(template, info.template)
+    mode = info.mode
+    if template:
+        mode = "chat" if given.name else "raw"
+    if hint.kind == "none":  # without text there is nothing to put into a template
+        mode = "raw"
+    warnings = info.warnings
+    if hint is not info.tokenizer:
+        warnings = tuple(text for text in warnings if "--tokenizer" not in text)
+    stops = info.stop_ids if hint.kind == info.tokenizer.kind and hint.name == info.tokenizer.name else ()
+    return replace(info, tokenizer=hint, template=given, mode=mode, warnings=warnings, stop_ids=stops)
+
+
+def _described(source: Source) -> CheckpointInfo:
+    best = max(FORMATS, key=lambda form: form.recognise(source))
+    if best.recognise(source) < 0.5:
+        raise _unknown(source)
+    try:
+        found = best.describe(source)
+    except CheckpointError as error:
+        name = shown_name(source.path)
+        if name in error.title:
+            raise
+        found_text = f"{error.title}: {error.found}" if error.found else error.title
+        raise CheckpointError(f"cannot open {name} ({best.NAME})", found_text, error.remedy) from None
+    return finish(source, found)
+
+
+def _unknown(source: Source) -> CheckpointError:
+    supported = ", ".join(form.NAME for form in FORMATS)
+    names = [name for name, value in _walk(source.root, 3) if isinstance(value, TensorRef)]
+    if names:
+        found = f"its tensors are called {', '.join(name[:60] for name in names[:3])}"
+        found += f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    else:
+        root = source.archive.root
+        what = root.name[:60] if isinstance(root, Opaque) else type(root).__name__
+        keys = ", ".join(repr(key)[:40] for key in list(source.root)[:5])
+        found = f"it holds no weights, only a {what}" + (f" with {keys}" if keys else "")
+    return CheckpointError(
+        f"cannot open {shown_name(source.path)}", found, f"What can be opened: {supported}"
+    )
+
+
+def _walk(values: Mapping[str, object], depth: int) -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict) and depth and name not in ("optimizer", "optimizer_state_dict"):
+            yield from _walk({k: v for k, v in value.items() if isinstance(k, str)}, depth - 1)
+        else:
+            yield name, value
+
+
+def _of_run(
+    path: str,
+    step: int | None,
+    config: Mapping[str, object] | None,
+    tokenizer: str,
+    template: str,
+    config_file: str,
+) -> CheckpointInfo:
+    """The step asked for, else the newest one that can be opened."""
+    name = shown_name(path)
+    entries = _entries(path, _candidates(path))
+    if not entries:
+        raise CheckpointError(
+            f"there is no checkpoint in {name}", f"no file in it ends in {', '.join(SUFFIXES)}"
+        )
+    if step is not None:
+        chosen = [entry for entry in entries if entry.step == step]
+        if not chosen:
+            steps = [str(entry.step) for entry in entries if entry.step is not None]
+            raise CheckpointError(f"{name} has no step {step}", f"it has {', '.join(steps) or 'none'}")
+    else:
+        chosen = [entry for entry in entries if not entry.error] or entries
+    return describe(
+        chosen[-1].path, config=config, tokenizer=tokenizer, template=template, config_file=config_file
+    )
+
+
+def scan(roots: Iterable[str]) -> Iterator[Run]:
+    """Every run under the roots, one directory after the other: each directory with checkpoints is a run.
+
+    Yields as it goes. Follows links to files but not to directories, so that no loop can catch it; skips what it may
+    not read, and all that is no regular file. A checkpoint that cannot be read is listed with the reason.
+    """
+    seen: set[tuple[int, int]] = set()
+    budget = [MAX_DIRECTORIES, MAX_ENTRIES]
+    for root in roots:
+        full = os.path.abspath(os.path.expanduser(root))
+        if os.path.isdir(full):
+            yield from _scan(full, seen, budget)
+        elif os.path.isfile(full):
+            entry = _entry(full)
+            if entry is not None:
+                yield Run(name=entry.run, path=os.path.dirname(full), checkpoints=(entry,))
+
+
+def _scan(root: str, seen: set[tuple[int, int]], budget: list[int]) -> Iterator[Run]:
+    waiting = [(root, 0)]
+    while waiting and budget[0] > 0 and budget[1] > 0:
+        path, depth = waiting.pop()
+        try:
+            status = os.stat(path)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            budget[0] -= 1
+            names, folders = _listed(path, budget)
+        except OSError:
+            continue
+        entries = _entries(path, names)
+        if entries:
+            runs = {entry.run for entry in entries if not entry.error}
+            name = runs.pop() if len(runs) == 1 else shown_name(path)
+            yield Run(name=name, path=path, checkpoints=tuple(entries))
+        if depth < MAX_DEPTH:
+            waiting += [(os.path.join(path, name), depth + 1) for name in sorted(folders, reverse=True)]
+
+
+def _listed(path: str, budget: list[int]) -> tuple[list[str], list[str]]:
+    """Names of possible checkpoints and of directories."""
+    names: list[str] = []
+    folders: list[str] = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            budget[1] -= 1
+            if budget[1] < 0:
+                break
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.startswith(".") and entry.name not in _SKIPPED:
+                        folders.append(entry.name)
+                elif _is_candidate(entry.name):
+                    names.append(entry.name)
+            except OSError:
+                continue
+    return names, folders
+
+
+def _candidates(path: str) -> list[str]:
+    try:
+        return _listed(path, [0, MAX_ENTRIES])[0]
+    except OSError as error:
+        raise unopened(path, error) from None
+
+
+def _is_candidate(name: str) -> bool:
+    lower = name.lower()
+    return lower.endswith(SUFFIXES) and not lower.startswith((*COMPANIONS, "."))
+
+
+def _entries(folder: str, names: Iterable[str]) -> list[CatalogEntry]:
+    """The checkpoints of a directory, by step; what has no step comes first, by age."""
+    found = [entry for name in names if (entry := _entry(os.path.join(folder, name))) is not None]
+    found.sort(key=lambda e: (-1 if e.step is None else e.step, e.modified, e.path))
+    return found
+
+
+def _entry(path: str) -> CatalogEntry | None:
+    """What the picker shows of a file; None for what is no checkpoint at all."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return CatalogEntry(path=path, run=run_name(path), error=_reason(unopened(path, error)))
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    key = (path, status.st_size, status.st_mtime_ns)
+    entry = _known.get(key)
+    if entry is None:
+        if path.endswith(".bin") and not _begins_like_torch(path):
+            return None
+        entry = _fresh(path, status)
+        if len(_known) >= _KNOWN_MOST:
+            _known.clear()
+        _known[key] = entry
+    return entry
+
+
+def _fresh(path: str, status: os.stat_result) -> CatalogEntry:
+    try:
+        info = _described(Source(path))
+    except TuiChatError as error:
+        return CatalogEntry(
+            path=path,
+            run=run_name(path),
+            size=status.st_size,
+            modified=status.st_mtime,
+            error=_reason(error),
+        )
+    return CatalogEntry(
+        path=path,
+        format=info.format,
+        run=info.run,
+        step=info.step,
+        losses=info.losses,
+        parameters=info.parameters,
+        dtype=info.dtype,
+        size=status.st_size,
+        modified=status.st_mtime,
+        fingerprint=info.fingerprint,
+    )
+
+
+def _reason(error: TuiChatError) -> str:
+    """Why, without the file's name, which stands beside it."""
+    return error.found or error.title
+
+
+def _begins_like_torch(path: str) -> bool:
+    """A .bin may be anything; only those that torch wrote are looked at."""
+    try:
+        with RegularFile(path) as file:
+            return file.size >= 4 and file.read(0, 4)[:2] in (b"PK", b"\x80\x02")
+    except (CheckpointError, ValueError):
+        return False

@@ -1,0 +1,156 @@
+"""train-llm-from-scratch: base, SFT, reward, DPO, PPO and GRPO stages, and the older trainer.
+
+One matrix for each head and each of key, query, value; ReLU; an untied head with a bias. The shapes say the truth, the
+settings in the file are only held against them. Its own reader keeps random weights for a compiled run whose names
+begin with `_orig_mod.`; here missing tensors are an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
+from tui_chat.checkpoint.names import Table, cat, count, optional, strip
+from tui_chat.checkpoint.plain import mapping
+from tui_chat.checkpoint.source import Source
+from tui_chat.checkpoint.tensors import TensorRef
+from tui_chat.errors import CheckpointError
+
+NAME = "train-llm-from-scratch"
+
+_HEADS = "attn_blocks.{i}.attn.heads.{h}"
+NAMES: Table = {
+    "embed": "token_embed",
+    "position": "position_embed",
+    "blocks.{i}.attn_norm": "attn_blocks.{i}.ln1",
+    "blocks.{i}.attn.qkv": cat(f"{_HEADS}.query", f"{_HEADS}.key", f"{_HEADS}.value"),
+    "blocks.{i}.attn.out": optional("attn_blocks.{i}.attn.proj"),
+    "blocks.{i}.mlp_norm": "attn_blocks.{i}.ln2",
+    "blocks.{i}.mlp.up": "attn_blocks.{i}.mlp.hidden",
+    "blocks.{i}.mlp.down": "attn_blocks.{i}.mlp.proj",
+    "final_norm": "layer_norm",
+    "head": "lm_head",
+}
+IGNORED = ("pos_idxs", "*.tril", "reward_head.*", "value_head.*")
+PREFIXES = ("module", "transformer", "model")
+
+_WORDS = {
+    "vocab_size": "vocab_size",
+    "context_length": "context_length",
+    "n_layer": "n_blocks",
+    "n_head": "n_head",
+    "n_embd": "n_embed",
+}
+_CHAT_STAGES = ("sft", "dpo", "ppo", "grpo")
+R50K_IDS = 50257
+R50K_END = 50256
+END = "<|endoftext|>"
+
+TEMPLATE = TemplateHint(
+    name="train-llm",
+    source="the trainer's own",
+    turns={role: (f"<|{role}|>\n", END) for role in ("system", "user", "assistant")},
+    stop=(END,),
+)
+
+
+def recognise(source: Source) -> float:
+    if source.is_dir:
+        return 0.0
+    tensors = _tensors(source)[0]
+    tell_tale = ("token_embed.weight", "position_embed.weight", "attn_blocks.0.attn.heads.0.key.weight")
+    return sum(name in tensors for name in tell_tale) / len(tell_tale)
+
+
+def describe(source: Source) -> Description:
+    tensors, removed = _tensors(source)
+    warnings = [f"names began with {', '.join(removed)}, which was removed"] if removed else []
+    root = source.root
+    embed, positions = tensors.get("token_embed.weight"), tensors.get("position_embed.weight")
+    for name, ref in (("token_embed.weight", embed), ("position_embed.weight", positions)):
+        if not isinstance(ref, TensorRef) or len(ref.shape) != 2:
+            raise CheckpointError("the tensors do not fit the format", f"{name} is missing or no matrix")
+    assert isinstance(embed, TensorRef) and isinstance(positions, TensorRef)
+    shown: dict[str, object] = {
+        "vocab_size": embed.shape[0],
+        "n_embd": embed.shape[1],
+        "context_length": positions.shape[0],
+        "n_layer": count(tensors, "attn_blocks.{n}."),
+        "n_head": count(tensors, "attn_blocks.0.attn.heads.{n}."),
+    }
+    said = mapping(root.get("cfg")) or mapping(root.get("config"))
+    agree(shown, said, {ours: word for ours, word in _WORDS.items() if ours not in source.config})
+    output = "attn_blocks.0.attn.proj.weight" in tensors
+    if not output:
+        warnings.append("there is no attn.proj: the heads are added to the stream directly, as before 2026-05-30")
+    stage = str(root.get("stage") or "")
+    if any(name.startswith("reward_head.") for name in tensors):
+        warnings.append("this is a reward model: its language head was not trained with it, so its text is a curiosity")
+    tokenizer = _tokenizer(embed.shape[0], warnings)
+    return Description(
+        format=NAME,
+        spec={
+            **shown,
+            "norm": "layernorm",
+            "norm_eps": 1e-5,
+            "position": "learned",
+            "activation": "relu",
+            "attention_output": output,
+        },
+        tensors=tensors,
+        names=NAMES,
+        ignored=IGNORED,
+        archives=(source.archive,),
+        tokenizer=tokenizer,
+        step=_step(source),
+        losses=_losses(source),
+        template=TEMPLATE,
+        stop_ids=(R50K_END,),
+        mode="chat" if stage.startswith(_CHAT_STAGES) else "raw",
+        warnings=warnings,
+        description=f"stage {stage[:40]}" if stage else "",
+    )
+
+
+def _tensors(source: Source) -> tuple[dict[str, object], list[str]]:
+    weights = mapping(source.root.get("model_state_dict")) or mapping(source.root.get("model"))
+    if not weights:
+        weights = {k: v for k, v in source.root.items() if isinstance(v, TensorRef)}
+    return strip(weights, PREFIXES)
+
+
+def _tokenizer(rows: int, warnings: list[str]) -> TokenizerHint:
+    if rows >= R50K_IDS:
+        return TokenizerHint(
+            kind="tiktoken",
+            name="r50k_base",
+            source="the trainer's own",
+            vocab_size=R50K_IDS,
+            drop_special=True,
+        )
+    warnings.append(
+        f"the trainer's tokenizer (r50k_base) has {R50K_IDS} ids, the model only {rows}: name the one it was trained "
+        "with by --tokenizer; until then only ids are shown"
+    )
+    return TokenizerHint(kind="none", source="the vocabulary is not the trainer's", vocab_size=rows)
+
+
+def _step(source: Source) -> int | None:
+    for key in ("step", "last_completed_step", "steps"):
+        step = source.archive.scalar(source.root.get(key))
+        if step is not None and 0 <= step < 2**53:
+            return int(step)
+    return None
+
+
+def _losses(source: Source) -> dict[str, float]:
+    metrics: Mapping[str, object] = {**source.root, **mapping(source.root.get("metrics"))}
+    found: dict[str, float] = {}
+    for ours, words in (("train", ("train_loss", "loss")), ("val", ("dev_loss", "val_loss"))):
+        for word in words:
+            value = source.archive.scalar(metrics.get(word))
+            if value is not None and abs(value) < 1e8:
+                found[ours] = value
+                break
+    return found

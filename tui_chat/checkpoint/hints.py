@@ -1,0 +1,74 @@
+"""What a user says about tokenizer and template in place of what the file says."""
+
+from __future__ import annotations
+
+import os
+
+from tui_chat.checkpoint.files import shown_name
+from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
+from tui_chat.errors import CheckpointError, UsageError
+
+TIKTOKEN_NAMES = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base")
+TEMPLATE_NAMES = ("none", "plain", "train-llm")
+_USER = "given by the user"
+
+
+def tokenizer_hint(said: str, hint: TokenizerHint) -> TokenizerHint:
+    """`hint` replaced by what the user named: a file, a directory, an encoding, "none". Raises on anything else."""
+    if not said:
+        return hint
+    if said == "none":
+        return TokenizerHint(kind="none", source=_USER)
+    path = os.path.abspath(os.path.expanduser(said))
+    if os.path.isdir(path):
+        for name in ("tokenizer.json", "meta.pkl"):
+            if os.path.isfile(os.path.join(path, name)):
+                return _by_file(os.path.join(path, name))
+        raise CheckpointError(
+            f"there is no tokenizer in {shown_name(path)}", "it has neither tokenizer.json nor meta.pkl"
+        )
+    if os.path.exists(path):
+        return _by_file(path)
+    if said in TIKTOKEN_NAMES:
+        same = hint.kind == "tiktoken"
+        return TokenizerHint(
+            kind="tiktoken",
+            name=said,
+            source=_USER,
+            drop_special=same and hint.drop_special,
+            text_specials=hint.text_specials if same else (),
+        )
+    raise UsageError(
+        f"there is no tokenizer {said[:80]!r}", "", f"Give a file, or one of {', '.join(TIKTOKEN_NAMES)}"
+    )
+
+
+def _by_file(path: str) -> TokenizerHint:
+    if path.endswith(".json"):
+        return TokenizerHint(kind="tokenizer.json", path=path, source=_USER)
+    if path.endswith((".pkl", ".pickle")):
+        return TokenizerHint(kind="chars", path=path, source=_USER)
+    if path.endswith(".tiktoken"):
+        name = os.path.basename(path)[: -len(".tiktoken")]
+        return TokenizerHint(kind="tiktoken", name=name, path=path, source=_USER)
+    raise UsageError(
+        f"{shown_name(path)} is no tokenizer that can be read",
+        "",
+        "There are tokenizer.json, meta.pkl and NAME.tiktoken",
+    )
+
+
+def template_hint(said: str, hint: TemplateHint) -> TemplateHint:
+    """`hint` replaced by the template the user named."""
+    if not said or said == hint.name:
+        return hint
+    if said not in TEMPLATE_NAMES:
+        names = dict.fromkeys((*TEMPLATE_NAMES, *((hint.name,) if hint.name else ())))
+        raise UsageError(f"there is no template {said[:80]!r}", "", f"There are {', '.join(names)}")
+    if said == "none":
+        return TemplateHint(source=_USER)
+    if said == "train-llm":
+        from tui_chat.checkpoint.formats.train_llm import TEMPLATE
+
+        return TemplateHint(name=said, source=_USER, turns=TEMPLATE.turns, stop=TEMPLATE.stop)
+    return TemplateHint(name=said, source=_USER)

@@ -1,0 +1,252 @@
+"""From a trainer's tensor names to ours, as data.
+
+A table row is canonical prefix -> source prefix; weight and bias go together. `{i}` stands for the layer, `{h}` for the
+head. `match` holds a file against a table: every tensor of the file is used or ignored, every tensor the model needs is
+there, every shape is right. Otherwise an error lists what is missing, left over or of the wrong shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from tui_chat.checkpoint.plain import Opaque
+from tui_chat.checkpoint.tensors import WEIGHT_DTYPES, TensorRef, shape_text
+from tui_chat.errors import CheckpointError
+from tui_chat.model.spec import ModelSpec
+
+SUFFIXES = ("weight", "bias")
+# What torch's own wrappers put between the parts of a name, wherever they are applied.
+WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Where one canonical prefix comes from: `parts` one below the other (dim 0), each turned over if `transposed`."""
+
+    parts: tuple[str, ...]
+    transposed: bool = False
+    optional: bool = False
+
+
+Table = Mapping[str, str | Row]
+
+
+def cat(*parts: str) -> Row:
+    """Several source matrices, one below the other."""
+    return Row(parts)
+
+
+def transpose(part: str) -> Row:
+    """A source matrix stored [in, out]."""
+    return Row((part,), transposed=True)
+
+
+def optional(row: str | Row) -> Row:
+    """A row that a file may leave out."""
+    parts, transposed = ((row,), False) if isinstance(row, str) else (row.parts, row.transposed)
+    return Row(parts, transposed, optional=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one canonical tensor is built: `parts` one below the other, each turned over if `transposed`."""
+
+    parts: tuple[TensorRef, ...]
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shapes = [part.shape[::-1] if self.transposed else part.shape for part in self.parts]
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    @property
+    def joins(self) -> bool:
+        """Whether the parts fit below one another."""
+        tails = {(part.shape[::-1] if self.transposed else part.shape)[1:] for part in self.parts}
+        return len(tails) == 1 and all(part.shape for part in self.parts)
+
+
+@dataclass(slots=True)
+class _Match:
+    recipes: dict[str, Recipe] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+
+def strip(tensors: Mapping[str, object], prefixes: Iterable[str]) -> tuple[dict[str, object], list[str]]:
+    """The tensors without what wrappers put in front of their names, and what was taken away.
+
+    `prefixes` (without the dot) are removed again and again, in any order; the parts that torch.compile and FSDP add
+    are removed wherever they stand. Raises CheckpointError when two tensors would get the same name.
+    """
+    leading = frozenset(prefixes) | WRAPPERS
+    found: dict[str, object] = {}
+    removed: dict[str, None] = {}
+    for name, value in tensors.items():
+        parts = name.split(".")
+        first = 0
+        while first < len(parts) - 1 and parts[first] in leading:
+            removed[parts[first] + "."] = None
+            first += 1
+        kept = []
+        for part in parts[first:]:
+            if part in WRAPPERS:
+                removed[part + "."] = None
+            else:
+                kept.append(part)
+        bare = ".".join(kept)
+        if bare in found:
+            raise CheckpointError("the tensors cannot be told apart", f"two of them are called {bare[:80]!r}")
+        found[bare] = value
+    return found, list(removed)
+
+
+def count(tensors: Iterable[str], pattern: str) -> int:
+    """How many different numbers stand in for `{n}` in the names: 1 + the largest, or 0.
+
+    Raises CheckpointError when one is skipped, since then layers are missing.
+    """
+    matcher = re.compile(re.escape(pattern).replace(re.escape("{n}"), r"(\d{1,5})"))
+    seen = {int(found.group(1)) for name in tensors if (found := matcher.match(name))}
+    if seen and len(seen) != max(seen) + 1:
+        gap = next(n for n in range(max(seen) + 1) if n not in seen)
+        raise CheckpointError("layers or heads are missing", f"there is no {pattern.replace('{n}', str(gap))}")
+    return len(seen)
+
+
+def match(
+    spec: ModelSpec,
+    tensors: Mapping[str, object],
+    table: Table,
+    ignored: Iterable[str] = (),
+) -> dict[str, Recipe]:
+    """Canonical name -> how it is built, for everything in `table` that the file has. Raises CheckpointError."""
+    found = _Match()
+    for canonical, entry in table.items():
+        row = Row((entry,)) if isinstance(entry, str) else entry
+        for layer in range(spec.n_layer) if "{i}" in canonical else (0,):
+            _match_row(found, tensors, canonical, row, layer, spec.n_head)
+    _check_whole(found, spec)
+    _check_shapes(found, spec)
+    patterns = tuple(ignored)
+    left = [
+        name
+        for name in tensors
+        if name not in found.used and not any(fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+    if found.missing or found.wrong or left:
+        parts = [
+            f"{title}: {_listed(names)}"
+            for title, names in (("missing", found.missing), ("wrong shape", found.wrong), ("left over", left))
+            if names
+        ]
+        raise CheckpointError(
+            "the tensors do not fit the model's settings",
+            "; ".join(parts),
+            "If a setting in the file is wrong, give the right one with --config name=value",
+        )
+    return found.recipes
+
+
+def _match_row(
+    found: _Match, tensors: Mapping[str, object], canonical: str, row: Row, layer: int, heads: int
+) -> None:
+    for suffix in SUFFIXES:
+        sources = [
+            f"{part}.{suffix}".replace("{i}", str(layer)).replace("{h}", str(head))
+            for part in row.parts
+            for head in (range(heads) if "{h}" in part else (0,))
+        ]
+        there = [name for name in sources if name in tensors]
+        if not there and (suffix == "bias" or row.optional):
+            continue
+        if len(there) < len(sources):
+            found.missing += [name for name in sources if name not in tensors]
+            continue
+        found.used.update(sources)
+        parts: list[TensorRef] = []
+        for name in sources:
+            value = tensors[name]
+            if not isinstance(value, TensorRef):
+                what = value.name if isinstance(value, Opaque) else type(value).__name__
+                found.wrong.append(f"{name} is {what[:60]}, not a tensor")
+            elif value.dtype not in WEIGHT_DTYPES:
+                found.wrong.append(f"{name} holds {value.dtype}, which weights cannot be yet")
+            else:
+                parts.append(value)
+        if len(parts) == len(sources):
+            recipe = Recipe(tuple(parts), row.transposed and suffix == "weight")
+            if recipe.joins:
+                found.recipes[f"{canonical.replace('{i}', str(layer))}.{suffix}"] = recipe
+            else:
+                found.wrong.append(f"{sources[0]} and the tensors it is joined with")
+
+
+def _check_whole(found: _Match, spec: ModelSpec) -> None:
+    """What one layer has, every layer must have; and nothing that a decoder cannot do without may be absent."""
+    per_layer: dict[str, set[int]] = {}
+    for name in found.recipes:
+        if name.startswith("blocks."):
+            _, layer, rest = name.split(".", 2)
+            per_layer.setdefault(rest, set()).add(int(layer))
+    for rest, layers in per_layer.items():
+        found.missing += [f"blocks.{i}.{rest}" for i in range(spec.n_layer) if i not in layers]
+    if not found.missing and not found.wrong and spec.family == "decoder":
+        found.missing += [name for name in needed(spec) if name not in found.recipes]
+
+
+def _check_shapes(found: _Match, spec: ModelSpec) -> None:
+    for name, recipe in found.recipes.items():
+        down = found.recipes.get(re.sub(r"mlp\.\w+\.\w+$", "mlp.down.weight", name))
+        hidden = down.shape[1] if down is not None and len(down.shape) == 2 else 0
+        wanted = shape_of(name, spec, hidden)
+        if wanted is not None and recipe.shape != wanted:
+            found.wrong.append(f"{name} is {shape_text(recipe.shape)}, not {shape_text(wanted)}")
+
+
+def needed(spec: ModelSpec) -> tuple[str, ...]:
+    """Canonical names that the decoder cannot do without, whatever else a file has."""
+    names = ["embed.weight"]
+    if spec.position == "learned":
+        names.append("position.weight")
+    for i in range(spec.n_layer):
+        names.append(f"blocks.{i}.attn.qkv.weight")
+        if spec.attention_output:
+            names.append(f"blocks.{i}.attn.out.weight")
+        names.append(f"blocks.{i}.mlp.{'gate_up' if spec.gated else 'up'}.weight")
+        names.append(f"blocks.{i}.mlp.down.weight")
+    return tuple(names)
+
+
+def shape_of(name: str, spec: ModelSpec, hidden: int) -> tuple[int, ...] | None:
+    """The shape a canonical tensor must have; `hidden` is the inner width of the MLP. None for unknown names."""
+    width = spec.n_embd
+    query = spec.n_head * spec.head_dim
+    rows, columns = {
+        "embed": (spec.vocab_size, width),
+        "head": (spec.vocab_size, width),
+        "position": (spec.context_length, width),
+        "embed_norm": (width, 0),
+        "final_norm": (width, 0),
+        "attn_norm": (width, 0),
+        "mlp_norm": (width, 0),
+        "attn.qkv": (query + 2 * spec.n_kv_head * spec.head_dim, width),
+        "attn.out": (width, query),
+        "attn.q_norm": (spec.head_dim, 0),
+        "attn.k_norm": (spec.head_dim, 0),
+        "mlp.up": (hidden, width),
+        "mlp.gate_up": (2 * hidden, width),
+        "mlp.down": (width, hidden),
+    }.get(re.sub(r"^blocks\.\d+\.", "", name.rpartition(".")[0]), (0, 0))
+    if not rows:
+        return None
+    return (rows, columns) if columns and name.endswith(".weight") else (rows,)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"

@@ -1,0 +1,189 @@
+"""From the records of a pickle to plain data: the dozen objects that checkpoints are really made of.
+
+A record whose name is known here (an ordered dict, a tensor, a version string) becomes data; every other one becomes
+an `Opaque` that keeps the class name and the fields, which is enough to read a trainer's own config object.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from tui_chat.checkpoint.files import Damaged
+from tui_chat.checkpoint.pickles import Name, Persistent, Record
+from tui_chat.checkpoint.tensors import ITEM_BYTES, Storage, TensorRef, checked
+
+MAX_DEPTH = 64
+
+STORAGE_DTYPES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "UntypedStorage": "uint8",
+}
+
+
+@dataclass(slots=True, eq=False)
+class Opaque:
+    """An object of a class that is not known: its name, and the fields it had."""
+
+    name: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+StorageOf = Callable[[str, int], Storage]
+"""Finds the storage with a key, given the bytes the pickle says it has. Raises Damaged."""
+
+
+def no_storage(key: str, nbytes: int) -> Storage:
+    """For pickles that lie alone: they have no storages."""
+    raise Damaged(f"it names the storage {key[:40]!r} but has none")
+
+
+def plain(value: object, storage_of: StorageOf = no_storage) -> object:
+    """`value` without records: data, TensorRef and Opaque. Raises Damaged."""
+    return _Plain(storage_of).of(value, 0)
+
+
+class _Plain:
+    def __init__(self, storage_of: StorageOf) -> None:
+        self.storage_of = storage_of
+        self.done: dict[int, object] = {}  # by id: what is shared is looked at once
+        self.open: set[int] = set()
+
+    def of(self, value: object, depth: int) -> object:
+        if value is None or isinstance(value, (str, int, float, bytes)):
+            return value
+        if isinstance(value, Name):
+            return Opaque(str(value))
+        key = id(value)
+        if key in self.done:
+            return self.done[key]
+        if depth > MAX_DEPTH:
+            raise Damaged(f"its data is nested more than {MAX_DEPTH} levels deep")
+        if key in self.open:
+            raise Damaged("its data contains itself")
+        self.open.add(key)
+        found = self.made(value, depth + 1)
+        self.open.discard(key)
+        self.done[key] = found
+        return found
+
+    def made(self, value: object, depth: int) -> object:
+        if isinstance(value, dict):
+            return {self.key(k): self.of(v, depth) for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.of(v, depth) for v in value]
+        if isinstance(value, tuple):
+            return tuple([self.of(v, depth) for v in value])
+        if isinstance(value, Record):
+            return self.record(value, depth)
+        if isinstance(value, (set, frozenset)):
+            return {self.key(v) for v in value}
+        return Opaque("a persistent id") if isinstance(value, Persistent) else Opaque(type(value).__name__)
+
+    @staticmethod
+    def key(value: object) -> object:
+        return str(value) if isinstance(value, (Name, Record)) else value
+
+    def record(self, record: Record, depth: int) -> object:
+        name, args = str(record.cls), record.args
+        if name in ("collections.OrderedDict", "collections.defaultdict", "builtins.dict"):
+            return self.of(record.entries, depth)
+        if name in _TENSORS:
+            return self.tensor(name, args)
+        if name in _PARAMETERS and args:
+            return self.of(args[0], depth)
+        if name in ("torch.Size", "builtins.tuple") and len(args) == 1:
+            return self.of(args[0], depth)
+        if name == "torch.torch_version.TorchVersion" and args and isinstance(args[0], str):
+            return args[0]
+        if name == "_codecs.encode" and len(args) == 2 and isinstance(args[0], str):
+            return _latin1(args[0])
+        if name.endswith(".multiarray.scalar") and len(args) == 2:
+            return _numpy_scalar(args[0], self.of(args[1], depth))
+        fields: dict[str, object] = {}
+        # Objects with slots have a pair of states, of which the second holds the slots.
+        states = record.state if isinstance(record.state, tuple) else (record.state,)
+        for part in (*states, record.entries):
+            if isinstance(part, dict):
+                fields.update((k, self.of(v, depth)) for k, v in part.items() if isinstance(k, str))
+        return Opaque(name, fields)
+
+    def tensor(self, name: str, args: tuple[object, ...]) -> object:
+        if len(args) < 4 or not isinstance(args[0], Persistent):
+            raise Damaged("a tensor in it does not say where its numbers are")
+        pid = args[0].value
+        if not (
+            isinstance(pid, tuple)
+            and len(pid) >= 5
+            and pid[0] == "storage"
+            and isinstance(pid[2], str)
+            and isinstance(pid[4], int)
+            and not any(pid[5:])  # torch before 0.4 wrote views of storages here
+        ):
+            raise Damaged("a tensor in it names a storage in an unknown way")
+        held = STORAGE_DTYPES.get(pid[1].name) if isinstance(pid[1], Name) else None
+        if held is None:
+            return Opaque(f"a tensor in {pid[1]}")
+        dtype = held
+        if name.endswith("_v3"):
+            wanted = args[6] if len(args) > 6 else None
+            dtype = wanted.name if isinstance(wanted, Name) else ""
+            if dtype not in ITEM_BYTES:
+                return Opaque(f"a tensor of {wanted}")
+        if not 0 <= pid[4] < 2**48:
+            raise Damaged("a storage in it has an impossible size")
+        storage = self.storage_of(pid[2], pid[4] * ITEM_BYTES[held])
+        shape, stride = (self.of(part, MAX_DEPTH) for part in args[2:4])
+        return checked(dtype, shape, stride, args[1], storage)
+
+
+_TENSORS = frozenset(
+    f"torch._utils.{name}" for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
+)
+_PARAMETERS = frozenset(
+    f"torch._utils.{name}" for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")
+)
+_NUMPY_LAYOUTS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b",
+                  "u8": "Q", "u4": "I", "u2": "H", "u1": "B", "b1": "?"}  # fmt: skip
+
+
+def _latin1(text: str) -> object:
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise Damaged("its pickled part has bytes that are none") from None
+
+
+def _numpy_scalar(dtype: object, raw: object) -> object:
+    """A number that numpy pickled. Text and objects stay opaque."""
+    code = dtype.args[0] if isinstance(dtype, Record) and dtype.args else None
+    layout = _NUMPY_LAYOUTS.get(code) if isinstance(code, str) else None
+    if layout is None or not isinstance(raw, bytes) or len(raw) != struct.calcsize("<" + layout):
+        return Opaque("a numpy value")
+    return struct.unpack("<" + layout, raw)[0]
+
+
+def mapping(value: object) -> Mapping[str, object]:
+    """The named values of a dict or of an object that was pickled; empty for anything else."""
+    if isinstance(value, dict):
+        return {k: v for k, v in value.items() if isinstance(k, str)}
+    return value.fields if isinstance(value, Opaque) else {}
+
+
+def tensor_dict(value: object) -> Mapping[str, TensorRef] | None:
+    """`value` if it is a dict from names to tensors and nothing else; None otherwise."""
+    if not isinstance(value, dict) or not value:
+        return None
+    if not all(isinstance(k, str) and isinstance(v, TensorRef) for k, v in value.items()):
+        return None
+    return value

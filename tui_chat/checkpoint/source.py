@@ -1,0 +1,91 @@
+"""A checkpoint as the formats see it: its data, and what lies beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from tui_chat.checkpoint.archive import Archive, parse_json, read_archive
+from tui_chat.checkpoint.files import Damaged, RegularFile, refused
+from tui_chat.checkpoint.plain import mapping
+
+MAX_TEXT = 64 * 1024 * 1024
+MAX_LISTED = 20_000
+
+
+class Source:
+    """A file or a directory that may be a checkpoint. Everything is read when it is first asked for.
+
+    `tokenizer`, `template`, `config_file` and `config` are what the user said about it; a format may look there for
+    what the files leave out.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        config: Mapping[str, object] | None = None,
+        tokenizer: str = "",
+        template: str = "",
+        config_file: str = "",
+    ) -> None:
+        self.path = os.path.abspath(path)
+        self.is_dir = os.path.isdir(path)
+        self.folder = self.path if self.is_dir else os.path.dirname(self.path)
+        self.config = dict(config or {})
+        self.tokenizer = tokenizer
+        self.template = template
+        self.config_file = config_file
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The file itself. Raises CheckpointError; a directory has no archive of its own."""
+        return read_archive(self.path)
+
+    @property
+    def root(self) -> Mapping[str, object]:
+        """The named values at the top of the file; empty for a directory or for anything but a dict."""
+        return {} if self.is_dir else mapping(self.archive.root)
+
+    @cached_property
+    def files(self) -> frozenset[str]:
+        """Names of what lies in the directory, or beside the file."""
+        return frozenset(_names(self.folder))
+
+    def near(self, *parts: str) -> str:
+        """The path of a regular file given relative to the checkpoint's folder, "" if there is none."""
+        path = os.path.normpath(os.path.join(self.folder, *parts))
+        return path if os.path.isfile(path) else ""
+
+    def open(self, name: str) -> Archive:
+        """Another file of the checkpoint's folder as data. `name` is a bare file name."""
+        if name != os.path.basename(name) or name in ("", ".", ".."):
+            raise refused(self.path, Damaged(f"it names the file {name[:60]!r}, which is not beside it"))
+        return read_archive(os.path.join(self.folder, name))
+
+    def json(self, path: str) -> object:
+        """A JSON file. Raises CheckpointError."""
+        return read_json(path)
+
+
+def read_json(path: str) -> object:
+    """The JSON file at `path`. Raises CheckpointError in one sentence, whatever is in it."""
+    with RegularFile(path) as file:
+        try:
+            if file.size > MAX_TEXT:
+                raise Damaged(f"it has {file.size:,} bytes, more than a text file of settings has")
+            return parse_json(file.read(0, file.size))
+        except Damaged as error:
+            raise refused(path, error) from None
+
+
+def _names(folder: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            for count, entry in enumerate(entries):
+                if count >= MAX_LISTED:
+                    return
+                yield entry.name
+    except OSError:
+        return

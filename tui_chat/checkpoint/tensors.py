@@ -1,0 +1,136 @@
+"""Where a tensor lies in a file and how its numbers are laid out, in integers only. No torch.
+
+Everything a file claims about a tensor is checked here against what is really in the file, before anything is
+allocated: a file of 500 bytes can claim a terabyte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tui_chat.checkpoint.files import Damaged
+
+MAX_RANK = 16
+MAX_SIZE = 2**48
+
+ITEM_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+"""Bytes of one number. The names are torch's; a dtype that is not here is not read."""
+
+WEIGHT_DTYPES = frozenset(("float64", "float32", "float16", "bfloat16"))
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of bytes in a file. `crc32` is what the archive says of them, None where it says nothing."""
+
+    file: str
+    begin: int
+    nbytes: int
+    crc32: int | None = None
+    label: str = ""  # the archive member, for messages
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor that has not been read. `stride` and `offset` count numbers, not bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    storage: Storage
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * ITEM_BYTES[self.dtype]
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Equal for two tensors that are views of the same numbers."""
+        return (self.storage.file, self.storage.begin, self.offset, self.dtype, self.shape, self.stride)
+
+    def same_numbers(self, other: TensorRef) -> bool:
+        """Whether both hold equal numbers, as far as the archive says: one storage, or equal checksums."""
+        if self.place == other.place:
+            return True
+        layout = (self.offset, self.dtype, self.shape, self.stride, self.storage.nbytes)
+        return (
+            self.storage.crc32 is not None
+            and self.storage.crc32 == other.storage.crc32
+            and layout == (other.offset, other.dtype, other.shape, other.stride, other.storage.nbytes)
+        )
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor whose rows follow one another."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def sizes(value: object, what: str) -> tuple[int, ...]:
+    """`value` as sizes or strides. Raises Damaged."""
+    if not isinstance(value, (tuple, list)) or len(value) > MAX_RANK:
+        raise Damaged(f"the {what} of a tensor is not a short list of numbers")
+    for size in value:
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < MAX_SIZE:
+            raise Damaged(f"the {what} of a tensor has {_short(size)}")
+    return tuple(value)
+
+
+def checked(
+    dtype: str, shape: object, stride: object, offset: object, storage: Storage
+) -> TensorRef:
+    """A TensorRef whose numbers all lie inside its storage. Raises Damaged."""
+    dims = sizes(shape, "shape")
+    steps = sizes(stride, "stride")
+    if len(dims) != len(steps):
+        raise Damaged(f"a tensor has {len(dims)} sizes but {len(steps)} strides")
+    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < MAX_SIZE:
+        raise Damaged(f"a tensor begins at {_short(offset)}")
+    ref = TensorRef(dtype, dims, steps, offset, storage)
+    held = storage.nbytes // ITEM_BYTES[dtype]
+    count = ref.numel
+    if count:
+        last = offset + sum((size - 1) * step for size, step in zip(dims, steps, strict=True))
+        # More numbers than the storage holds means some are repeated (stride 0): a small file posing as a big one.
+        if last >= held or count > held:
+            raise Damaged(f"a tensor of {shape_text(dims)} needs more than the {held:,} numbers stored for it")
+    return ref
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A shape as messages write it: "50304 x 384"."""
+    return " x ".join(str(size) for size in shape) or "one number"
+
+
+def _short(value: object) -> str:
+    text = repr(value) if isinstance(value, (int, float, str)) and not _huge(value) else type(value).__name__
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _huge(value: object) -> bool:
+    return isinstance(value, int) and value.bit_length() > 100
