@@ -55,6 +55,8 @@ def describe(
     hint = tokenizer_hint(tokenizer, info.tokenizer)
     if hint.kind == "none" and not hint.vocab_size:
         hint = replace(hint, vocab_size=info.spec.vocab_size)
+    if hint.kind == "tiktoken" and not hint.path:
+        hint = replace(hint, path=source.near(f"{hint.name}.tiktoken"))
     given = template_hint(template, info.template)
     mode = info.mode
     if template:
@@ -62,7 +64,7 @@ def describe(
     if hint.kind == "none":  # without text there is nothing to put into a template
         mode = "raw"
     warnings = info.warnings
-    if hint is not info.tokenizer:
+    if tokenizer:
         warnings = tuple(text for text in warnings if "--tokenizer" not in text)
     stops = info.stop_ids if hint.kind == info.tokenizer.kind and hint.name == info.tokenizer.name else ()
     return replace(info, tokenizer=hint, template=given, mode=mode, warnings=warnings, stop_ids=stops)

@@ -1,4 +1,6 @@
-"""What was understood of a checkpoint, without its weights. Made without torch; shown by `inspect` and the picker."""
+"""What was understood of a checkpoint, without its weights. Made without torch; shown by `inspect`
+and the picker.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
 class TokenizerHint:
     """Which tokenizer the checkpoint was trained with, and how that is known.
 
-    `kind` chooses the reader; `path` is the file to read, if any; `source` says in words where the hint comes from.
-    `drop_special` is for systems whose decoding leaves control tokens out of the text, `text_specials` names the
-    control tokens that raw text may spell, for systems whose own sampler reads them so.
+    `kind` chooses the reader; `path` is the file to read, if any; `source` says in words where the
+    hint comes from. `drop_special` is for systems whose decoding leaves control tokens out of the
+    text, `text_specials` names the control tokens that raw text may spell, for systems whose own
+    sampler reads them so.
     """
 
     kind: Literal["none", "tiktoken", "chars", "tokenizer.json"]
@@ -37,7 +40,8 @@ class TemplateHint:
 
     name: str = ""
     source: str = ""
-    # "roles" templates: what stands before and after each role's text, e.g. {"user": ("<|user|>", "<|end|>")}
+    # "roles" templates: what stands before and after each role's text, e.g. {"user": ("<|user|>",
+    # "<|end|>")}
     turns: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     stop: tuple[str, ...] = ()
 
@@ -63,7 +67,9 @@ class CheckpointInfo:
     size: int = 0
     modified: float = 0.0  # seconds since the epoch
     description: str = ""
-    plan: WeightPlan | None = field(default=None, repr=False, compare=False)  # how weights.load reads the tensors
+    plan: WeightPlan | None = field(
+        default=None, repr=False, compare=False
+    )  # how weights.load reads the tensors
 
     @property
     def label(self) -> str:

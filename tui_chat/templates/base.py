@@ -1,4 +1,4 @@
-"""What the rest of the program asks of a chat template: turns to ids, with the place of each turn."""
+"""What the program asks of a chat template: turns to ids, with the place of each turn."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Template(Protocol):
     def render(self, turns: Sequence[Turn], *, continue_last: bool = False) -> Rendered:
         """Turns as ids, ending where a reply begins.
 
-        When the last turn is the assistant's, nothing is added after it; with `continue_last` it is also left open,
-        so that the model goes on with it. Raises UsageError for a role it does not know.
+        When the last turn is the assistant's, nothing is added after it; with `continue_last` it is
+        also left open, so that the model goes on with it. Raises UsageError for a role it does not
+        know.
         """
         ...

@@ -18,8 +18,8 @@ class Tokenizer(Protocol):
         ...
 
     def encode_raw(self, text: str) -> list[int]:
-        """Ids of a raw prompt, read as the training system's own sampler does: some systems take the name of a
-        control token in it for that token. Never for the content of a conversation.
+        """Ids of a raw prompt, read as the training system's own sampler does: some systems take
+        the name of a control token in it for that token. Never for the content of a conversation.
         """
         ...
 
