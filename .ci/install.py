@@ -1,7 +1,8 @@
 """Install tui-chat into the environment this runs in: python .ci/install.py app|dev
 
-torch is chosen first. A plain `pip install torch` on Linux may bring a CUDA build of several gigabytes; on a machine
-without an NVIDIA driver the small CPU build is fetched instead. A torch that is installed already is kept.
+torch is chosen first. A plain `pip install torch` on Linux may bring a CUDA build of several
+gigabytes; on a machine without an NVIDIA driver the small CPU build is fetched instead. A torch
+that is installed already is kept.
 """
 
 from __future__ import annotations
@@ -37,7 +38,16 @@ def would_bring_cuda() -> bool:
     """Ask pip, without installing, whether torch would come with NVIDIA's libraries."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        status = pip("install", "--quiet", "--dry-run", "--report", str(report), "-c", str(CONSTRAINTS), "torch")
+        status = pip(
+            "install",
+            "--quiet",
+            "--dry-run",
+            "--report",
+            str(report),
+            "-c",
+            str(CONSTRAINTS),
+            "torch",
+        )
         if status != 0 or not report.exists():
             return False
         items = json.loads(report.read_text())["install"]
@@ -79,7 +89,9 @@ def main() -> int:
         target = f"{ROOT}[dev]"
     status = pip("install", "--quiet", "-c", str(CONSTRAINTS), "-e", target)
     if status != 0:
-        say("The installation failed; see above. Check the network, then run the same command again.")
+        say(
+            "The installation failed, see above. Check the network, then run the command again."
+        )
         return 1
     say("Ready.")
     return 0

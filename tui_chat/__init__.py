@@ -1,6 +1,7 @@
 """tui-chat: open any language model you trained and talk to it.
 
-`tui_chat.open(path)` is the Python interface; it loads torch on first use. Importing this package loads nothing.
+`tui_chat.open(path)` is the Python interface; it loads torch on first use. Importing this package
+loads nothing.
 """
 
 from __future__ import annotations

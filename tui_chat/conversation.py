@@ -1,8 +1,8 @@
 """Messages and the tree they form.
 
-A conversation is a tree: retrying or editing adds a sibling, nothing is ever overwritten. What is shown and sent
-is the path from the root to `leaf`. The system prompt is a field of the conversation, not a message in the tree.
-This module knows no file, no model and no screen.
+A conversation is a tree: retrying or editing adds a sibling, nothing is ever overwritten. What is
+shown and sent is the path from the root to `leaf`. The system prompt is a field of the
+conversation, not a message in the tree. This module knows no file, no model and no screen.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message. In raw mode "user" is text that was typed and "assistant" text that the model continued."""
+    """One message. In raw mode "user" is text that was typed and "assistant" text that the model
+    continued.
+    """
 
     id: str = field(default_factory=new_id)
     parent: str | None
@@ -105,7 +107,9 @@ class Conversation:
         """All messages of all branches, oldest first."""
         return iter(self._messages.values())
 
-    def add(self, role: Role, text: str, *, parent: str | None = None, receipt: Receipt | None = None) -> Message:
+    def add(
+        self, role: Role, text: str, *, parent: str | None = None, receipt: Receipt | None = None
+    ) -> Message:
         """Append below `parent` (default: the active leaf) and make the new message the leaf."""
         under = self.leaf if parent is None else parent
         message = Message(parent=under, role=role, text=text, receipt=receipt)
@@ -114,14 +118,18 @@ class Conversation:
         return message
 
     def insert(self, message: Message) -> None:
-        """Put an existing message in its place, without moving the leaf. Its parent must be here already."""
+        """Put an existing message in its place, without moving the leaf. Its parent must be here
+        already.
+        """
         if message.parent is not None and message.parent not in self._messages:
             raise KeyError(message.parent)
         if message.id not in self._messages:
             self._children.setdefault(message.parent, []).append(message.id)
         self._messages[message.id] = message
 
-    def update(self, message_id: str, *, text: str | None = None, receipt: Receipt | None = None) -> Message:
+    def update(
+        self, message_id: str, *, text: str | None = None, receipt: Receipt | None = None
+    ) -> Message:
         """Give a message that is being written its new text or receipt."""
         old = self._messages[message_id]
         new = replace(old, text=old.text if text is None else text, receipt=receipt or old.receipt)

@@ -1,7 +1,7 @@
 """The errors that people see.
 
-Each says what went wrong, what was found (names, shapes, numbers) and what to try, so that the command line
-and the screen can show the same one or two sentences.
+Each says what went wrong, what was found (names, shapes, numbers) and what to try, so that the
+command line and the screen can show the same one or two sentences.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ BASE = CHECKPOINTS / "demo-base"
 
 
 class Open(Protocol):
-    def __call__(self, *arguments: str | Path, columns: int = 120, rows: int = 40, **environment: str) -> Terminal: ...
+    def __call__(
+        self, *arguments: str | Path, columns: int = 120, rows: int = 40, **environment: str
+    ) -> Terminal: ...
 
 
 @pytest.fixture
@@ -25,7 +27,9 @@ def open_app(tmp_path: Path) -> Iterator[Open]:
     """Start the app; further starts in the same test share the home, as a user's do."""
     with ExitStack() as stack:
 
-        def start(*arguments: str | Path, columns: int = 120, rows: int = 40, **environment: str) -> Terminal:
+        def start(
+            *arguments: str | Path, columns: int = 120, rows: int = 40, **environment: str
+        ) -> Terminal:
             terminal = Terminal(
                 [str(argument) for argument in arguments],
                 columns=columns, rows=rows, home=tmp_path, environment=environment,

@@ -23,12 +23,29 @@ from pathlib import Path
 import pyte
 
 KEYS: Mapping[str, bytes] = {
-    "enter": b"\r", "escape": b"\x1b", "tab": b"\t", "backspace": b"\x7f", "up": b"\x1b[A", "down": b"\x1b[B",
-    "right": b"\x1b[C", "left": b"\x1b[D", "pageup": b"\x1b[5~", "pagedown": b"\x1b[6~", "home": b"\x1b[H",
-    "end": b"\x1b[F", "delete": b"\x1b[3~", "shift+right": b"\x1b[1;2C", "shift+left": b"\x1b[1;2D",
-    "f1": b"\x1bOP", "f2": b"\x1bOQ", "f3": b"\x1bOR", "f4": b"\x1bOS", "f6": b"\x1b[17~", "f9": b"\x1b[20~",
+    "enter": b"\r",
+    "escape": b"\x1b",
+    "tab": b"\t",
+    "backspace": b"\x7f",
+    "up": b"\x1b[A",
+    "down": b"\x1b[B",
+    "right": b"\x1b[C",
+    "left": b"\x1b[D",
+    "pageup": b"\x1b[5~",
+    "pagedown": b"\x1b[6~",
+    "home": b"\x1b[H",
+    "end": b"\x1b[F",
+    "delete": b"\x1b[3~",
+    "shift+right": b"\x1b[1;2C",
+    "shift+left": b"\x1b[1;2D",
+    "f1": b"\x1bOP",
+    "f2": b"\x1bOQ",
+    "f3": b"\x1bOR",
+    "f4": b"\x1bOS",
+    "f6": b"\x1b[17~",
+    "f9": b"\x1b[20~",
     "f12": b"\x1b[24~",
-}  # fmt: skip
+}
 
 # Sequences pyte would print as text: kitty keyboard flags, private reports.
 _UNKNOWN = re.compile(rb"\x1b\[[<>=][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p|\x1bP[^\x1b]*\x1b\\")
@@ -62,16 +79,27 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(slave)
         env = {
-            **os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "TEXTUAL_ANIMATIONS": "none",
-            "TUI_CHAT_CONFIG_DIR": str(home / "config"), "TUI_CHAT_DATA_DIR": str(home / "data"),
-            "TUI_CHAT_CACHE_DIR": str(home / "cache"), "HOME": str(home), **(environment or {}),
-        }  # fmt: skip
+            **os.environ,
+            "TERM": "xterm-256color",
+            "COLORTERM": "truecolor",
+            "TEXTUAL_ANIMATIONS": "none",
+            "TUI_CHAT_CONFIG_DIR": str(home / "config"),
+            "TUI_CHAT_DATA_DIR": str(home / "data"),
+            "TUI_CHAT_CACHE_DIR": str(home / "cache"),
+            "HOME": str(home),
+            **(environment or {}),
+        }
         env.pop("NO_COLOR", None)
         env.pop("TMUX", None)
         self.process = subprocess.Popen(
-            [*command, *arguments], stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True,
+            [*command, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=env,
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
+        )
         self._master, self._slave = master, slave
 
     def __enter__(self) -> Terminal:
@@ -129,14 +157,18 @@ class Terminal:
         return "\n".join(self.lines)
 
     def wait(self, seen: Callable[[str], object], what: str, timeout: float = 60.0) -> str:
-        """The screen once `seen` says yes to it; an AssertionError with the screen when it never does."""
+        """The screen once `seen` says yes to it; an AssertionError with the screen when it never
+        does.
+        """
         limit = time.monotonic() + timeout
         while not seen(self.text):
             if self.process.poll() is not None:
                 self.read(0.1)
                 if seen(self.text):
                     break
-                raise AssertionError(f"the app ended ({self.process.returncode}) before {what}:\n{self.text}")
+                raise AssertionError(
+                    f"the app ended ({self.process.returncode}) before {what}:\n{self.text}"
+                )
             if time.monotonic() > limit:
                 raise AssertionError(f"never seen: {what}\n{self.text}")
             self.read(0.05)

@@ -1,4 +1,6 @@
-"""The main job, with real keys on real weights: talk, turn a knob, stop, retry, switch, quit, come back."""
+"""The main job, with real keys on real weights: talk, turn a knob, stop, retry, switch, quit, come
+back.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def test_three_turns_then_knob_stop_retry_switch_quit_and_reopen(open_app: Open)
     app.press("ctrl+o")
     app.wait_for("Open a checkpoint")
     app.type("demo-base")
-    app.wait(lambda screen: "demo-chat" not in screen.split("Open a checkpoint")[1], "only the base run")
+    app.wait(
+        lambda screen: "demo-chat" not in screen.split("Open a checkpoint")[1], "only the base run"
+    )
     app.press("enter")
     app.wait_for("demo-base/")
     app.wait_for("ready")
@@ -76,7 +80,9 @@ def test_three_turns_then_knob_stop_retry_switch_quit_and_reopen(open_app: Open)
     app.press("ctrl+o")
     app.wait_for("Open a checkpoint")
     app.type("demo-chat")
-    app.wait(lambda screen: "demo-base" not in screen.split("Open a checkpoint")[1], "only the chat run")
+    app.wait(
+        lambda screen: "demo-base" not in screen.split("Open a checkpoint")[1], "only the chat run"
+    )
     app.press("enter")
     app.wait(lambda screen: "demo-chat/" in screen.splitlines()[0], "the chat model")
     app.press("ctrl+r")
@@ -102,7 +108,10 @@ def test_a_reply_cut_by_kill_is_there_when_the_app_comes_back(open_app: Open) ->
     app.wait_for("ready")
     say(app, "/set max_new_tokens 100000")
     say(app, "KING")
-    app.wait(lambda screen: (m := re.search(r"writing · (\d+) tok", screen)) and int(m[1]) > 900, "900 tokens")
+    app.wait(
+        lambda screen: (m := re.search(r"writing · (\d+) tok", screen)) and int(m[1]) > 900,
+        "900 tokens",
+    )
     shown = [line.strip() for line in app.lines[3:12] if len(line.strip()) > 20]
     os.killpg(app.process.pid, signal.SIGKILL)
     app.process.wait()
@@ -127,12 +136,23 @@ def test_the_screen_of_three_sizes_shows_what_must_always_be_seen(
     app.wait_for("ready")
     say(app, "hi")
     app.wait_for("the model stopped")
-    for words in ("demo-chat/", "CHAT", "T 0.80", "seed", "ctx ", "Assistant", "^Q quit", "F1 help"):
+    for words in (
+        "demo-chat/",
+        "CHAT",
+        "T 0.80",
+        "seed",
+        "ctx ",
+        "Assistant",
+        "^Q quit",
+        "F1 help",
+    ):
         assert words in app.text, f"{words!r} is missing:\n{app.text}"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_in_the_middle_of_a_reply_restores_the_terminal_and_keeps_it(open_app: Open, name: str) -> None:
+def test_a_signal_in_the_middle_of_a_reply_restores_the_terminal_and_keeps_it(
+    open_app: Open, name: str
+) -> None:
     number = getattr(signal, name)
     app = open_app(BASE)
     app.wait_for("ready")
@@ -161,7 +181,9 @@ def test_resizing_while_it_writes_keeps_the_app_alive(open_app: Open) -> None:
     app.wait_for("stopped")
 
 
-def test_a_file_that_is_no_checkpoint_costs_one_sentence_and_the_app_stays(open_app: Open, tmp_path) -> None:
+def test_a_file_that_is_no_checkpoint_costs_one_sentence_and_the_app_stays(
+    open_app: Open, tmp_path
+) -> None:
     bad = tmp_path / "notes.pt"
     bad.write_text("this is not a checkpoint")
     app = open_app(bad)

@@ -1,4 +1,6 @@
-"""The controller between conversation, worker and store, with a worker that says what the test wants."""
+"""The controller between conversation, worker and store, with a worker that says what the test
+wants.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,29 @@ SPEC = ModelSpec(vocab_size=64, n_layer=1, n_head=1, n_embd=8, context_length=32
 
 def loaded(name: str = "run", mode: str = "chat") -> ev.Loaded:
     info = CheckpointInfo(
-        path=f"/{name}.pt", format="x", spec=SPEC, parameters=1, dtype="float32", run=name, step=7, mode=mode,  # type: ignore[arg-type]
-        tokenizer=TokenizerHint(kind="none"), template=TemplateHint(name="demo"), fingerprint=f"f-{name}",
-    )  # fmt: skip
+        path=f"/{name}.pt",
+        format="x",
+        spec=SPEC,
+        parameters=1,
+        dtype="float32",
+        run=name,
+        step=7,
+        mode=mode,  # type: ignore[arg-type]
+        tokenizer=TokenizerHint(kind="none"),
+        template=TemplateHint(name="demo"),
+        fingerprint=f"f-{name}",
+    )
     return ev.Loaded(
-        lane="main", info=info, device="cpu", dtype="float32", context_length=32, vocab_size=64, weight_bytes=1,
-        cache_bytes_per_token=1, seconds=0.1,
-    )  # fmt: skip
+        lane="main",
+        info=info,
+        device="cpu",
+        dtype="float32",
+        context_length=32,
+        vocab_size=64,
+        weight_bytes=1,
+        cache_bytes_per_token=1,
+        seconds=0.1,
+    )
 
 
 class Disk:
@@ -56,11 +74,15 @@ class Disk:
         self.said.append(("chat", meta.id))
         return self._future()
 
-    def add_message(self, conversation: str, message: Message, *, finished: bool = True) -> Future[Any]:
+    def add_message(
+        self, conversation: str, message: Message, *, finished: bool = True
+    ) -> Future[Any]:
         self.said.append(("message", message.role, message.text, finished))
         return self._future()
 
-    def update_reply(self, message_id: str, text: str, receipt: Receipt | None, finished: bool) -> Future[Any]:
+    def update_reply(
+        self, message_id: str, text: str, receipt: Receipt | None, finished: bool
+    ) -> Future[Any]:
         self.said.append(("reply", text, finished))
         return self._future()
 
@@ -103,18 +125,31 @@ class Bench:
     def start(self, **more: Any) -> str:
         request = self.asked[-1].request_id
         self.chat.handle(
-            ev.Started(request_id=request, lane="main", seed=5, prompt_ids=(1, 2, 3), reused_tokens=0, **more)
+            ev.Started(
+                request_id=request,
+                lane="main",
+                seed=5,
+                prompt_ids=(1, 2, 3),
+                reused_tokens=0,
+                **more,
+            )
         )
         return request
 
     def step(self, request: str, *pieces: str) -> None:
         for piece in pieces:
-            self.chat.handle(ev.Stepped(request_id=request, text=piece, steps=(ev.Step(1, piece, -1.0),)))
+            self.chat.handle(
+                ev.Stepped(request_id=request, text=piece, steps=(ev.Step(1, piece, -1.0),))
+            )
 
     def finish(self, request: str, text: str, reason: str = "stop") -> None:
-        stats = ev.Stats(prompt_tokens=3, reused_tokens=0, prefill_seconds=0.1, new_tokens=2, decode_seconds=0.1)
+        stats = ev.Stats(
+            prompt_tokens=3, reused_tokens=0, prefill_seconds=0.1, new_tokens=2, decode_seconds=0.1
+        )
         self.chat.handle(
-            ev.Finished(request_id=request, lane="main", reason=reason, text=text, ids=(), stats=stats)  # type: ignore[arg-type]
+            ev.Finished(
+                request_id=request, lane="main", reason=reason, text=text, ids=(), stats=stats
+            )  # type: ignore[arg-type]
         )
 
     def reply(self, text: str) -> None:
@@ -156,14 +191,19 @@ def test_a_reply_is_shown_as_finished_only_once_it_is_on_disk(bench: Bench) -> N
     assert bench.disk.said[-1] == ("reply", "Hi you", True)
 
 
-def test_the_second_turn_sends_the_whole_conversation_and_the_system_prompt_first(bench: Bench) -> None:
+def test_the_second_turn_sends_the_whole_conversation_and_the_system_prompt_first(
+    bench: Bench,
+) -> None:
     bench.chat.set_system("Be brief.")
     bench.chat.submit("Hello")
     bench.reply("Hi")
     bench.chat.submit("And now?")
     assert [(t.role, t.text) for t in bench.asked[-1].prompt.turns] == [
-        ("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi"), ("user", "And now?"),
-    ]  # fmt: skip
+        ("system", "Be brief."),
+        ("user", "Hello"),
+        ("assistant", "Hi"),
+        ("user", "And now?"),
+    ]
 
 
 def test_retry_adds_a_sibling_and_keeps_the_first_reply(bench: Bench) -> None:
@@ -186,7 +226,9 @@ def test_retry_with_a_locked_seed_takes_the_next_one(bench: Bench) -> None:
     assert bench.chat.params.seed == 41
 
 
-def test_a_knob_turned_while_a_reply_runs_is_sent_and_remembered_with_its_place(bench: Bench) -> None:
+def test_a_knob_turned_while_a_reply_runs_is_sent_and_remembered_with_its_place(
+    bench: Bench,
+) -> None:
     bench.chat.submit("Hello")
     request = bench.start()
     bench.step(request, "a", "b")
@@ -215,7 +257,9 @@ def test_a_failure_keeps_the_text_and_says_one_sentence(bench: Bench) -> None:
     bench.chat.submit("Hello")
     request = bench.start()
     bench.step(request, "so far")
-    bench.chat.handle(ev.Failed(lane="main", request_id=request, error=EngineError("NaN in the output")))
+    bench.chat.handle(
+        ev.Failed(lane="main", request_id=request, error=EngineError("NaN in the output"))
+    )
     assert bench.view.sentences == ["NaN in the output."]
     assert bench.disk.said[-1] == ("reply", "so far", True)
     assert bench.chat.submit("Again")
@@ -244,7 +288,9 @@ def test_a_failed_load_leaves_the_conversation_and_the_prompt(bench: Bench) -> N
     assert len(bench.asked) == 1
 
 
-def test_opening_another_chat_while_a_reply_runs_keeps_that_reply_in_its_own_chat(bench: Bench) -> None:
+def test_opening_another_chat_while_a_reply_runs_keeps_that_reply_in_its_own_chat(
+    bench: Bench,
+) -> None:
     bench.chat.submit("Hello")
     request = bench.start()
     first = bench.chat.conversation

@@ -29,7 +29,10 @@ class Host(App[None]):
 
 
 def screen_text(app: App[None]) -> list[str]:
-    return ["".join(segment.text for segment in strip).rstrip() for strip in app.screen._compositor.render_strips()]
+    return [
+        "".join(segment.text for segment in strip).rstrip()
+        for strip in app.screen._compositor.render_strips()
+    ]
 
 
 def rows(*keys: str) -> list[Row]:
@@ -76,7 +79,9 @@ async def test_only_the_rows_on_screen_are_drawn_among_many_thousands(monkeypatc
     async with Host().run_test(size=(80, 24)) as pilot:
         drawn = []
         whole = RowList.render_line
-        monkeypatch.setattr(RowList, "render_line", lambda self, y: drawn.append(y) or whole(self, y))
+        monkeypatch.setattr(
+            RowList, "render_line", lambda self, y: drawn.append(y) or whole(self, y)
+        )
         began = time.process_time()
         pilot.app.rows.set_rows([Row(f"k{i}", ((f"row {i}", "text"),)) for i in range(20_000)])
         await pilot.pause()

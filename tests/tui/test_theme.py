@@ -11,12 +11,21 @@ from tui_chat.settings import bundled
 from tui_chat.tui.theme import DEFAULT_THEME, LIGHT_THEME, load_themes, parse, token_defaults
 
 THEMES, NOTICES = load_themes(bundled("themes"))
-TEXT_TOKENS = ("chat-user", "chat-assistant", "chat-system", "chat-muted", "chat-error", "title-foreground")
+TEXT_TOKENS = (
+    "chat-user",
+    "chat-assistant",
+    "chat-system",
+    "chat-muted",
+    "chat-error",
+    "title-foreground",
+)
 
 
 def contrast(first: str, second: str) -> float:
     """WCAG 2 contrast ratio."""
-    light, dark = sorted((luminance(Color.parse(first)), luminance(Color.parse(second))), reverse=True)
+    light, dark = sorted(
+        (luminance(Color.parse(first)), luminance(Color.parse(second))), reverse=True
+    )
     return (light + 0.05) / (dark + 0.05)
 
 

@@ -105,7 +105,7 @@ class CheckpointInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogEntry:
-    """One step of a run as the picker lists it. `error` is the reason when the file cannot be read."""
+    """One step of a run as the picker lists it. `error`: why the file cannot be read."""
 
     path: str
     format: str = ""

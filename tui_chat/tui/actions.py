@@ -1,4 +1,6 @@
-"""Everything the user can do, in one table: keys, palette, slash commands, help and footer all follow it."""
+"""Everything the user can do, in one table: keys, palette, slash commands, help and footer all
+follow it.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`id` names the method `action_<id>` of the chat screen; `keys` are Textual's names, the first is the one shown.
+    """`id` names the method `action_<id>` of the chat screen; `keys` are Textual's names, the first
+    is the one shown.
 
-    `slash` is the command without its stroke; `argument` says what may follow it. `footer` is the word in the last
-    row of the screen, "" to leave it out there.
+    `slash` is the command without its stroke; `argument` says what may follow it. `footer` is the
+    word in the last row of the screen, "" to leave it out there.
     """
 
     id: str
@@ -23,7 +26,9 @@ class Action:
 
 
 ACTIONS: tuple[Action, ...] = (
-    Action("open_checkpoint", "Open a checkpoint", ("ctrl+o", "f2"), "open", "[PATH]", "checkpoint"),
+    Action(
+        "open_checkpoint", "Open a checkpoint", ("ctrl+o", "f2"), "open", "[PATH]", "checkpoint"
+    ),
     Action("sampling", "Sampling panel", ("ctrl+s", "f3"), "sampling", "", "sampling"),
     Action("set_knob", "Turn a sampling knob", (), "set", "KNOB VALUE"),
     Action("retry", "Retry the last reply", ("ctrl+r",), "retry", "", "retry"),
@@ -48,8 +53,12 @@ ACTIONS: tuple[Action, ...] = (
 BY_SLASH: Mapping[str, Action] = {action.slash: action for action in ACTIONS if action.slash}
 
 _KEY_NAMES = {
-    "escape": "Esc", "ctrl+underscore": "Ctrl+/", "pageup": "PgUp", "pagedown": "PgDn", "enter": "Enter",
-}  # fmt: skip
+    "escape": "Esc",
+    "ctrl+underscore": "Ctrl+/",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+    "enter": "Enter",
+}
 
 
 def key_name(key: str) -> str:

@@ -1,4 +1,5 @@
-"""The app: builds settings, store and worker, hands them to the chat screen, and carries events between them.
+"""The app: builds settings, store and worker, hands them to the chat screen, and carries events
+between them.
 
 Nothing here imports torch: the first frame is painted before the worker does.
 """
@@ -37,7 +38,9 @@ from tui_chat.tui.theme import DEFAULT_THEME, LIGHT_THEME, load_themes, token_de
 
 
 class Program:
-    """What lives as long as the process: places, settings, saved chats. The screen's `Services` and `ChatShelf`."""
+    """What lives as long as the process: places, settings, saved chats. The screen's `Services` and
+    `ChatShelf`.
+    """
 
     def __init__(self, paths: Paths, given: Iterable[str] = ()) -> None:
         self.paths = paths
@@ -60,7 +63,9 @@ class Program:
     # ---- Services
 
     def roots(self) -> tuple[str, ...]:
-        """Where the picker looks, without repeats: what was named, the user's roots, ./checkpoints, the bundled demo."""
+        """Where the picker looks, without repeats: what was named, the user's roots, ./checkpoints,
+        the bundled demo.
+        """
         named = [Path(path).expanduser() for path in (*self.given, *self.settings.roots)]
         if self.state.last_checkpoint:
             named.append(Path(self.state.last_checkpoint).parent)
@@ -71,7 +76,9 @@ class Program:
                 full = path.resolve()
                 roots[str(full if full.is_dir() else full.parent)] = None
         # A root inside another one is found with it.
-        return tuple(r for r in roots if not any(r != o and Path(r).is_relative_to(o) for o in roots))
+        return tuple(
+            r for r in roots if not any(r != o and Path(r).is_relative_to(o) for o in roots)
+        )
 
     def scan(self) -> Iterator[Run]:
         from tui_chat.checkpoint import catalog
@@ -102,11 +109,20 @@ class Program:
             return []
 
     def remember(
-        self, *, checkpoint: str | None = None, chat: str | None = None, theme: str | None = None,
+        self,
+        *,
+        checkpoint: str | None = None,
+        chat: str | None = None,
+        theme: str | None = None,
         panel_open: bool | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Note how the program is left, at once: it may be killed."""
-        changes = {"last_checkpoint": checkpoint, "last_session": chat, "theme": theme, "panel_open": panel_open}
+        changes = {
+            "last_checkpoint": checkpoint,
+            "last_session": chat,
+            "theme": theme,
+            "panel_open": panel_open,
+        }
         state = replace(self.state, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
         if state != self.state:
             self.state = state
@@ -117,11 +133,16 @@ class Program:
     def chats(self) -> list[ChatRow]:
         return [
             ChatRow(
-                id=row.id, title=row.title, preview=row.preview, updated=row.updated, messages=row.messages,
-                checkpoint=Path(row.checkpoint).parent.name if row.checkpoint else "", mode=row.mode,
+                id=row.id,
+                title=row.title,
+                preview=row.preview,
+                updated=row.updated,
+                messages=row.messages,
+                checkpoint=Path(row.checkpoint).parent.name if row.checkpoint else "",
+                mode=row.mode,
             )
             for row in self.store.list()
-        ]  # fmt: skip
+        ]
 
     def rename(self, chat_id: str, title: str) -> None:
         self.store.rename(chat_id, title)
@@ -145,7 +166,7 @@ class Program:
         return str(demo) if demo.is_dir() else ""
 
     def first_chat(self) -> str:
-        """The chat that was open last; with a path named, only if it was held with that checkpoint."""
+        """The chat that was open last; with a path named, only if it was held with that."""
         chat = self.state.last_session
         try:
             if not chat or all(row.id != chat for row in self.store.list()):
@@ -209,7 +230,9 @@ class TuiChat(App[int]):
             self.register_theme(theme)
         wanted = self.program.settings.theme
         if wanted == "auto":
-            wanted = self.program.state.theme or (DEFAULT_THEME if terminal.is_dark() else LIGHT_THEME)
+            wanted = self.program.state.theme or (
+                DEFAULT_THEME if terminal.is_dark() else LIGHT_THEME
+            )
         if wanted not in self.available_themes:
             notices.append(f"There is no theme {wanted!r}: {DEFAULT_THEME} instead.")
             wanted = DEFAULT_THEME
@@ -233,7 +256,9 @@ class TuiChat(App[int]):
         self.mailbox.start(self)
         self.worker.start()
         if self.program.notices:
-            self.notify("\n".join(self.program.notices), severity="warning", markup=False, timeout=12)
+            self.notify(
+                "\n".join(self.program.notices), severity="warning", markup=False, timeout=12
+            )
         if chat := self.program.first_chat():
             self.chat_screen.open_chat(chat)
         if path := self.program.first_checkpoint():
@@ -274,8 +299,9 @@ def run(paths: Iterable[str] = (), options: ev.LoadOptions | None = None) -> int
         status = app.return_code or app.return_value or 0
         app.close()
     if not program.close():
-        print("tui-chat: the last words of this chat could not be saved (see the log).", file=sys.stderr)
+        print(
+            "tui-chat: the last words of this chat could not be saved (see the log).",
+            file=sys.stderr,
+        )
         status = status or 1
     return status
-
-

@@ -1,7 +1,9 @@
-"""One conversation in talk with one lane of the worker: what is asked, what comes back, what is kept.
+"""One conversation in talk with one lane of the worker: what is asked, what comes back, what is
+kept.
 
-Owns the conversation, the knobs and the running reply; sends requests, takes events, writes to the store, and tells a
-view what changed. Knows nothing of widgets, and everything here runs in the thread of the screen.
+Owns the conversation, the knobs and the running reply; sends requests, takes events, writes to the
+store, and tells a view what changed. Knows nothing of widgets, and everything here runs in the
+thread of the screen.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ SAVE_EVERY = 0.25
 
 
 class Keeper(Protocol):
-    """Where messages are kept. Every call returns at once; the future is done when the disk has it."""
+    """Where messages are kept. Calls return at once; the future is done when the disk has it."""
 
     def save_conversation(self, meta: ChatMeta) -> Future[Any]: ...
-    def add_message(self, conversation: str, message: Message, *, finished: bool = True) -> Future[Any]: ...
+    def add_message(
+        self, conversation: str, message: Message, *, finished: bool = True
+    ) -> Future[Any]: ...
     def update_reply(
         self, message_id: str, text: str, receipt: Receipt | None, finished: bool
     ) -> Future[Any]: ...
@@ -73,7 +77,11 @@ class RunningReply:
     @property
     def tokens_per_second(self) -> float:
         seconds = time.monotonic() - self.first_at
-        return (self.tokens - 1) / seconds if self.first_at and self.tokens > 1 and seconds > 0 else 0.0
+        return (
+            (self.tokens - 1) / seconds
+            if self.first_at and self.tokens > 1 and seconds > 0
+            else 0.0
+        )
 
 
 class Chat:
@@ -102,7 +110,9 @@ class Chat:
         self.reply: RunningReply | None = None
         self.waiting = False  # a prompt was given before the checkpoint was there
         self.context_used = 0
-        self.window: str | int | None = None  # message (chat) or character (raw) at which the sent window begins
+        self.window: str | int | None = (
+            None  # message (chat) or character (raw) at which the sent window begins
+        )
         self.last: ev.Finished | None = None
 
     # ---- checkpoint
@@ -159,7 +169,9 @@ class Chat:
     # ---- asking
 
     def submit(self, text: str) -> bool:
-        """Say `text` and ask for a reply. In raw mode an empty text only continues. False: nothing was done."""
+        """Say `text` and ask for a reply. In raw mode an empty text only continues. False: nothing
+        was done.
+        """
         if self.reply is not None:
             self._view.say("A reply is being written: Esc stops it.")
             return False
@@ -203,7 +215,11 @@ class Chat:
         """Go on with the last reply where it ended."""
         path = self.conversation.path()
         if self.reply is not None or not path or path[-1].role != "assistant":
-            self._view.say("There is no reply to continue." if self.reply is None else "A reply is being written.")
+            self._view.say(
+                "There is no reply to continue."
+                if self.reply is None
+                else "A reply is being written."
+            )
             return
         if self.conversation.mode == "raw":
             self._ask(path[-1].id)
@@ -231,7 +247,8 @@ class Chat:
         if after is None:
             self._request(reply)
         else:
-            # What was said is on disk before the model sees it; if saving fails the store says so and we go on.
+            # What was said is on disk before the model sees it; if saving fails the store says so
+            # and we go on.
             after.add_done_callback(lambda _: self._in_screen(lambda: self._request(reply)))
         self._view.status_changed()
 
@@ -244,7 +261,11 @@ class Chat:
             return
         self.waiting = False
         conversation = reply.conversation
-        path = conversation.path(reply.continues or reply.parent) if (reply.continues or reply.parent) else []
+        path = (
+            conversation.path(reply.continues or reply.parent)
+            if (reply.continues or reply.parent)
+            else []
+        )
         if conversation.mode == "raw":
             text = "".join(message.text for message in path)
             prompt = ev.Prompt(mode="raw", text=text)
@@ -258,7 +279,11 @@ class Chat:
                 ids.insert(0, "")
             reply.turn_ids = tuple(ids)
             prompt = ev.Prompt(mode="chat", turns=tuple(turns), continue_last=bool(reply.continues))
-        self._send(ev.Generate(lane=self.lane, request_id=reply.request_id, prompt=prompt, params=reply.params))
+        self._send(
+            ev.Generate(
+                lane=self.lane, request_id=reply.request_id, prompt=prompt, params=reply.params
+            )
+        )
 
     def stop(self) -> bool:
         """Stop the running reply, or drop the one that waits. False when there was none."""
@@ -294,7 +319,9 @@ class Chat:
         """Ask how many tokens `text` takes; the answer is a `Counted` event."""
         if self.loaded is not None and self.loading is None:
             self._send(
-                ev.CountTokens(lane=self.lane, request_id=request_id, prompt=ev.Prompt(mode="raw", text=text))
+                ev.CountTokens(
+                    lane=self.lane, request_id=request_id, prompt=ev.Prompt(mode="raw", text=text)
+                )
             )
 
     def _count_context(self) -> None:
@@ -327,7 +354,12 @@ class Chat:
             case ev.Failed(lane=self.lane, request_id=""):
                 self._view.say(str(event.error), error=True)
             case (
-                ev.Started() | ev.PrefillProgress() | ev.WindowMoved() | ev.Stepped() | ev.Finished() | ev.Failed()
+                ev.Started()
+                | ev.PrefillProgress()
+                | ev.WindowMoved()
+                | ev.Stepped()
+                | ev.Finished()
+                | ev.Failed()
             ) if self.reply is not None and event.request_id == self.reply.request_id:
                 self._on_reply(self.reply, event)
 
@@ -444,12 +476,20 @@ class Chat:
         self.reply = None
         if reply.message_id:
             stats = ev.Stats(
-                prompt_tokens=reply.prompt_tokens, reused_tokens=reply.reused, prefill_seconds=0.0,
-                new_tokens=reply.tokens, decode_seconds=0.0,
-            )  # fmt: skip
+                prompt_tokens=reply.prompt_tokens,
+                reused_tokens=reply.reused,
+                prefill_seconds=0.0,
+                new_tokens=reply.tokens,
+                decode_seconds=0.0,
+            )
             text = "".join(reply.text)
             ended = ev.Finished(
-                request_id=reply.request_id, lane=self.lane, reason="error", text=text, ids=(), stats=stats
+                request_id=reply.request_id,
+                lane=self.lane,
+                reason="error",
+                text=text,
+                ids=(),
+                stats=stats,
             )
             self._keep(reply, self._receipt(reply, ended))
             self._changed(reply, reply.conversation[reply.message_id])
@@ -493,7 +533,9 @@ class Chat:
     def _save_meta(self, conversation: Conversation | None = None) -> None:
         path = self.loaded.info.path if self.loaded else ""
         self._keeper.save_conversation(
-            ChatMeta.of(conversation or self.conversation, checkpoint=path, sampling=self.params.as_dict())
+            ChatMeta.of(
+                conversation or self.conversation, checkpoint=path, sampling=self.params.as_dict()
+            )
         )
 
     def fail(self, error: TuiChatError) -> None:

@@ -1,4 +1,6 @@
-"""Copying that works where people work: inside tmux, over ssh, on the desktop. Says which way it went."""
+"""Copying that works where people work: inside tmux, over ssh, on the desktop. Says which way it
+went.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,19 @@ _PROGRAMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def copy(text: str, osc52: Callable[[str], None], environment: Mapping[str, str] = os.environ) -> str:
-    """Copy `text` and return a sentence about the way it took. `osc52` writes the terminal's own copy sequence.
+def copy(
+    text: str, osc52: Callable[[str], None], environment: Mapping[str, str] = os.environ
+) -> str:
+    """Copy `text` and return a sentence about the way it took. `osc52` writes the terminal's own
+    copy sequence.
 
-    Inside tmux the sequence does not reach the outer terminal in the default configuration, `load-buffer -w` does.
+    Inside tmux the sequence does not reach the outer terminal in the default configuration,
+    `load-buffer -w` does.
     """
     if environment.get("TMUX") and _run(("tmux", "load-buffer", "-w", "-"), text):
-        return "Copied through tmux (its paste buffer, and the terminal's clipboard where it allows)."
+        return (
+            "Copied through tmux (its paste buffer, and the terminal's clipboard where it allows)."
+        )
     if not environment.get("SSH_CONNECTION"):
         for variable, command in _PROGRAMS:
             if (not variable or environment.get(variable)) and _run(command, text):

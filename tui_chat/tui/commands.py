@@ -24,7 +24,11 @@ class ActionCommands(Provider):
         return partial(self.screen.run_action, f"screen.{action.id}")
 
     def _offered(self) -> list[Action]:
-        return [a for a in ACTIONS if not (a.argument and not a.argument.startswith("[")) and a.id != "palette"]
+        return [
+            a
+            for a in ACTIONS
+            if not (a.argument and not a.argument.startswith("[")) and a.id != "palette"
+        ]
 
     async def discover(self) -> Hits:
         for action in self._offered():
@@ -35,11 +39,18 @@ class ActionCommands(Provider):
         for action in self._offered():
             score = matcher.match(f"{action.title} {action.slash}")
             if score > 0:
-                yield Hit(score, matcher.highlight(action.title), self._run(action), help=described(action))  # type: ignore[arg-type]
+                yield Hit(
+                    score,
+                    matcher.highlight(action.title),
+                    self._run(action),
+                    help=described(action),
+                )  # type: ignore[arg-type]
 
 
 def parse_slash(text: str) -> tuple[str, str] | None:
-    """("open", "PATH") from "/open PATH"; None when the text is not a command ("//x" is the text "/x")."""
+    """("open", "PATH") from "/open PATH"; None when the text is not a command ("//x" is the text
+    "/x").
+    """
     if not text.startswith("/") or text.startswith("//") or "\n" in text.strip():
         return None
     name, _, argument = text[1:].strip().partition(" ")

@@ -1,7 +1,7 @@
 """Themes: one TOML file each, from the program and from the user's own directory.
 
-A theme names its colours under Textual's words (primary, background, ...) and may set our own tokens in [variables].
-A bad file costs one notice, never the start.
+A theme names its colours under Textual's words (primary, background, ...) and may set our own
+tokens in [variables]. A bad file costs one notice, never the start.
 """
 
 from __future__ import annotations
@@ -18,14 +18,24 @@ DEFAULT_THEME = "harbor"
 LIGHT_THEME = "paper"
 
 _COLOURS = (
-    "primary", "secondary", "warning", "error", "success", "accent", "foreground", "background", "surface", "panel",
+    "primary",
+    "secondary",
+    "warning",
+    "error",
+    "success",
+    "accent",
+    "foreground",
+    "background",
+    "surface",
+    "panel",
     "boost",
-)  # fmt: skip
+)
 _OTHER: Mapping[str, type | tuple[type, ...]] = {
     "dark": bool,
     "luminosity_spread": (int, float),
     "text_alpha": (int, float),
 }
+
 
 def parse(text: str, name: str) -> Theme:
     """A theme from TOML text. Raises ValueError with one sentence about what is wrong."""
@@ -65,7 +75,9 @@ def _colour(key: str, value: object) -> str:
 
 
 def load_themes(*directories: Path) -> tuple[list[Theme], list[str]]:
-    """Themes of the directories, later ones winning, and a sentence for each file that cannot be used."""
+    """Themes of the directories, later ones winning, and a sentence for each file that cannot be
+    used.
+    """
     themes: dict[str, Theme] = {}
     notices: list[str] = []
     for directory in directories:
@@ -93,6 +105,8 @@ def token_defaults(theme: Theme) -> dict[str, str]:
         "chat-user": theme.accent or theme.primary,
         "chat-assistant": theme.primary,
         "chat-system": theme.secondary or theme.primary,
-        "chat-muted": Color.parse(foreground).blend(Color.parse(theme.background or panel), 0.4).hex,
+        "chat-muted": Color.parse(foreground)
+        .blend(Color.parse(theme.background or panel), 0.4)
+        .hex,
         "chat-error": theme.error or "#ff6b6b",
     }

@@ -63,7 +63,8 @@ def blocks_of(
 ) -> Iterator[Block]:
     """Blocks of the active path, with a dotted rule where the window that is sent begins.
 
-    `window` is a message id in chat mode, a character in raw mode; `running` the message that is being written.
+    `window` is a message id in chat mode, a character in raw mode; `running` the message that is
+    being written.
     """
     if conversation.mode == "chat" and conversation.system:
         yield Block(id=SYSTEM, kind="system", header="System", text=conversation.system)

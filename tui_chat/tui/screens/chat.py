@@ -1,6 +1,7 @@
 """The chat screen: transcript, prompt, sampling panel and status rows around one conversation.
 
-It lays widgets out, turns keys and slash commands into calls of the controller, and shows what the controller says.
+It lays widgets out, turns keys and slash commands into calls of the controller, and shows what the
+controller says.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tui_chat.tui.actions import ACTIONS, BY_SLASH, short_key
 from tui_chat.tui.chat import Chat, Keeper
 from tui_chat.tui.clipboard import copy
 from tui_chat.tui.commands import parse_slash, suggestions
-from tui_chat.tui.screens.chats import ChatsScreen, ChatShelf
+from tui_chat.tui.screens.chats import ChatShelf, ChatsScreen
 from tui_chat.tui.screens.dialogs import ConfirmDialog, LineDialog, TextDialog
 from tui_chat.tui.screens.help import HelpScreen
 from tui_chat.tui.screens.picker import CheckpointPicker
@@ -60,7 +61,14 @@ class ChatScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
-            Binding(key, action.id, action.title, id=f"chat.{action.id}", show=False, priority=key != "escape")
+            Binding(
+                key,
+                action.id,
+                action.title,
+                id=f"chat.{action.id}",
+                show=False,
+                priority=key != "escape",
+            )
             for action in ACTIONS
             for key in [",".join(action.keys)]
             if key
@@ -74,7 +82,11 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+end", "scroll_edge(1)", show=False, priority=True),
     ]
 
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (100, "-wide"), (160, "-huge")]
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [
+        (0, "-narrow"),
+        (100, "-wide"),
+        (160, "-huge"),
+    ]
 
     DEFAULT_CSS = """
     ChatScreen { layout: vertical; background: $background; }
@@ -85,7 +97,9 @@ class ChatScreen(Screen[None]):
     ChatScreen.-wide SamplingPanel, ChatScreen.-huge SamplingPanel { width: 38; height: 1fr; }
     ChatScreen.-narrow #body { layout: vertical; }
     ChatScreen.-narrow SamplingPanel { width: 1fr; height: auto; max-height: 13; }
-    ChatScreen #suggest { display: none; height: auto; max-height: 3; padding: 0 2; color: $chat-muted; }
+    ChatScreen #suggest {
+        display: none; height: auto; max-height: 3; padding: 0 2; color: $chat-muted;
+    }
     ChatScreen.-narrow Prompt { max-height: 7; }
     """
 
@@ -178,11 +192,14 @@ class ChatScreen(Screen[None]):
 
     def message_changed(self, message: Message) -> None:
         block = block_of(self.chat.conversation, message)
-        # A raw block may be shown from the middle, where the window begins: its text is there already.
+        # A raw block may be shown from the middle, where the window begins: its text is there
+        # already.
         if self.chat.conversation.mode == "raw" and isinstance(self.chat.window, int):
             self.conversation_changed()
         else:
-            self.transcript.update_block(message.id, header=block.header, detail=block.detail, text=block.text)
+            self.transcript.update_block(
+                message.id, header=block.header, detail=block.detail, text=block.text
+            )
         self.status_changed()
 
     def status_changed(self) -> None:
@@ -207,7 +224,11 @@ class ChatScreen(Screen[None]):
         mode = self.chat.conversation.mode
         self.prompt.border_title = Content("continue" if mode == "raw" else "")
         self.prompt.border_subtitle = Content(
-            " · ".join(part for part in (subtitle, "Esc stops" if reply else "Enter sends · ^J new line") if part)
+            " · ".join(
+                part
+                for part in (subtitle, "Esc stops" if reply else "Enter sends · ^J new line")
+                if part
+            )
         )
 
     def _title(self) -> Title:
@@ -218,7 +239,9 @@ class ChatScreen(Screen[None]):
         if loaded:
             info = loaded.info
             name = info.label
-            loss = next((f"{k} {info.losses[k]:.3f}" for k in ("val", "train") if k in info.losses), "")
+            loss = next(
+                (f"{k} {info.losses[k]:.3f}" for k in ("val", "train") if k in info.losses), ""
+            )
             facts = tuple(
                 fact
                 for fact in (
@@ -284,7 +307,11 @@ class ChatScreen(Screen[None]):
                 return f"reading the prompt {done}/{total} · Esc stops", "busy", done / total
             return "thinking · Esc stops", "busy", -1.0
         if reply:
-            return f"writing · {reply.tokens} tok · {reply.tokens_per_second:.0f} tok/s · Esc stops", "busy", -1.0
+            return (
+                f"writing · {reply.tokens} tok · {reply.tokens_per_second:.0f} tok/s · Esc stops",
+                "busy",
+                -1.0,
+            )
         if chat.last:
             return _ended(chat.last), "done", -1.0
         return ("ready" if chat.loaded else "no checkpoint is open: Ctrl+O opens one"), "idle", -1.0
@@ -296,11 +323,16 @@ class ChatScreen(Screen[None]):
             info = loaded.info
             if info.description:
                 lines += ["", info.description]
-            how = "Write a message below." if self.chat.conversation.mode == "chat" else "Write a beginning below; the model goes on from it."
+            how = (
+                "Write a message below."
+                if self.chat.conversation.mode == "chat"
+                else "Write a beginning below; the model goes on from it."
+            )
             lines += ["", how]
         lines += [
             "",
-            "Ctrl+O opens a checkpoint of yours, Ctrl+S turns the knobs, Ctrl+R retries, Esc stops, F1 helps.",
+            "Ctrl+O opens a checkpoint of yours, Ctrl+S turns the knobs, Ctrl+R retries, "
+            "Esc stops, F1 helps.",
         ]
         return "\n".join(lines)
 
@@ -330,9 +362,7 @@ class ChatScreen(Screen[None]):
         box = self.query_one("#suggest", Static)
         box.display = bool(found)
         if found:
-            box.update(
-                Content("   ".join(f"/{a.slash} {a.argument}".strip() for a in found[:12]))
-            )
+            box.update(Content("   ".join(f"/{a.slash} {a.argument}".strip() for a in found[:12])))
         if self._counting:
             self._counting.stop()
         if event.text:
@@ -374,7 +404,9 @@ class ChatScreen(Screen[None]):
     def _run_slash(self, name: str, argument: str) -> None:
         action = BY_SLASH.get(name)
         if action is None:
-            self.say(f"There is no command /{name}. A text may begin with a stroke when it is doubled: //{name}.")
+            self.say(
+                f"There is no command /{name}. To say a text that begins so, double the stroke: //"
+            )
             return
         self.prompt.take()
         method = getattr(self, f"action_{action.id}")
@@ -395,7 +427,8 @@ class ChatScreen(Screen[None]):
 
         current = self.chat.loaded.info.path if self.chat.loaded else ""
         self.app.push_screen(
-            CheckpointPicker(self._services.scan, current=current, roots=self._services.roots()), chosen
+            CheckpointPicker(self._services.scan, current=current, roots=self._services.roots()),
+            chosen,
         )
 
     def action_sampling(self) -> None:
@@ -416,7 +449,9 @@ class ChatScreen(Screen[None]):
         try:
             if name == "preset":
                 if value not in PRESETS:
-                    raise UsageError(f"there is no preset {value!r}", "", f"There are {', '.join(PRESETS)}")
+                    raise UsageError(
+                        f"there is no preset {value!r}", "", f"There are {', '.join(PRESETS)}"
+                    )
                 params = PRESETS[value]
             else:
                 params = self.chat.params.with_(**{name: _typed(name, value)})
@@ -483,12 +518,16 @@ class ChatScreen(Screen[None]):
         hint = (
             "Raw mode does not use it; chat mode (Ctrl+T) does."
             if self.chat.conversation.mode == "raw"
-            else "Stands before every turn, also when the context is full. Acts from the next reply on."
+            else "Stands before every turn, also when the context is full; acts from the next reply."
         )
-        self.app.push_screen(TextDialog("System prompt", self.chat.conversation.system, hint), given)
+        self.app.push_screen(
+            TextDialog("System prompt", self.chat.conversation.system, hint), given
+        )
 
     def action_stop(self) -> None:
-        """Stop what runs; else close the panel where it covers the transcript; else back to the prompt."""
+        """Stop what runs; else close the panel where it covers the transcript; else back to the
+        prompt.
+        """
         if self.chat.reply is not None and self.chat.stop():
             return
         if self.chat.loading:
@@ -533,9 +572,13 @@ class ChatScreen(Screen[None]):
             if yes:
                 self._shelf.delete(gone)
                 self.chat.new()
-                self.say("Deleted. In the saved chats (Ctrl+F), Ctrl+Z brings back what was deleted there.")
+                self.say(
+                    "Deleted. /undelete brings it back."
+                )
 
-        self.app.push_screen(ConfirmDialog("Delete this chat?", yes="deletes it", no="keeps it"), answered)
+        self.app.push_screen(
+            ConfirmDialog("Delete this chat?", yes="deletes it", no="keeps it"), answered
+        )
 
     def action_theme(self, argument: str = "") -> None:
         if not argument:
@@ -580,7 +623,9 @@ class ChatScreen(Screen[None]):
             self.app.exit(0)
 
     def action_scroll_page(self, by: int) -> None:
-        (self.transcript.scroll_page_down if by > 0 else self.transcript.scroll_page_up)(animate=False)
+        (self.transcript.scroll_page_down if by > 0 else self.transcript.scroll_page_up)(
+            animate=False
+        )
 
     def action_scroll_line(self, by: int) -> None:
         (self.transcript.scroll_down if by > 0 else self.transcript.scroll_up)(animate=False)
@@ -616,5 +661,3 @@ def _typed(name: str, value: str) -> object:
         return float(value) if kind == "float" else int(value)
     except ValueError:
         raise UsageError(f"{name} takes a number, not {value!r}") from None
-
-

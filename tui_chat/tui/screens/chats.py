@@ -74,7 +74,9 @@ class ChatsScreen(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical() as box:
             box.border_title = Content("Saved chats")
-            box.border_subtitle = Content("Enter opens · ^R renames · Del deletes · ^Z undoes · Esc closes")
+            box.border_subtitle = Content(
+                "Enter opens · ^R renames · Del deletes · ^Z undoes · Esc closes"
+            )
             yield Input(placeholder="filter", compact=True)
             yield RowList(empty="No chats yet.")
 
@@ -96,7 +98,13 @@ class ChatsScreen(ModalScreen[str | None]):
                     chat.id,
                     (
                         ("● " if chat.id == self._current else "  ", "accent"),
-                        (column(one_line(chat.title or chat.preview or "empty chat", 200), name_width), "text"),
+                        (
+                            column(
+                                one_line(chat.title or chat.preview or "empty chat", 200),
+                                name_width,
+                            ),
+                            "text",
+                        ),
                         (column(words.age(max(0.0, now - chat.updated)), 8, right=True), "muted"),
                         (column(f"{chat.messages}", 5, right=True), "muted"),
                         (f"  {column(one_line(chat.checkpoint, 40), 16)}", "muted"),

@@ -15,7 +15,9 @@ from textual.widgets import Input, Static, TextArea
 class LineDialog(ModalScreen[str | None]):
     """Asks for one line; Enter accepts it, Esc gives None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "Cancel", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "Cancel", show=False)
+    ]
 
     DEFAULT_CSS = """
     LineDialog { align: center middle; }
@@ -76,7 +78,9 @@ class TextDialog(ModalScreen[str | None]):
             box.border_subtitle = Content("Ctrl+S keeps it · Esc leaves it as it was")
             if self._hint:
                 yield Static(Content(self._hint))
-            area = TextArea(self._value, soft_wrap=True, tab_behavior="focus", show_line_numbers=False)
+            area = TextArea(
+                self._value, soft_wrap=True, tab_behavior="focus", show_line_numbers=False
+            )
             area.cursor_blink = False
             yield area
 
@@ -100,7 +104,8 @@ class ConfirmDialog(ModalScreen[bool]):
     DEFAULT_CSS = """
     ConfirmDialog { align: center middle; }
     ConfirmDialog > Vertical {
-        width: auto; max-width: 96%; height: auto; padding: 1 3; background: $surface; border: round $warning;
+        width: auto; max-width: 96%; height: auto; padding: 1 3;
+        background: $surface; border: round $warning;
     }
     ConfirmDialog Static { width: auto; height: auto; }
     ConfirmDialog .keys { color: $chat-muted; margin-top: 1; }

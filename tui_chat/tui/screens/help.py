@@ -63,7 +63,11 @@ class HelpScreen(ModalScreen[None]):
         for title, rows in help_rows():
             parts.append((f"{title}\n", "bold $primary"))
             for keys, slash, text in rows:
-                parts += [(f"  {keys:<17}", "bold"), (f"{slash:<18}", "$accent") if title == "Everywhere" else "", f"{text}\n"]
+                parts += [
+                    (f"  {keys:<17}", "bold"),
+                    (f"{slash:<18}", "$accent") if title == "Everywhere" else "",
+                    f"{text}\n",
+                ]
             parts.append("\n")
         parts.append(("Where everything lies\n", "bold $primary"))
         for name, place in self._places:

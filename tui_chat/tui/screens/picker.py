@@ -1,7 +1,7 @@
 """The checkpoint picker: runs and their steps under the roots, type to filter, Enter opens.
 
-The roots are scanned in a thread (headers only, no torch), so rows appear while it goes on. Files that cannot be
-read stay in the list with the reason.
+The roots are scanned in a thread (headers only, no torch), so rows appear while it goes on. Files
+that cannot be read stay in the list with the reason.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def matches(query: str, *texts: str) -> bool:
     return all(word in haystack for word in query.casefold().split())
 
 
-def rows_of(runs: Iterable[Run], query: str, now: float, width: int, current: str = "") -> list[Row]:
+def rows_of(
+    runs: Iterable[Run], query: str, now: float, width: int, current: str = ""
+) -> list[Row]:
     """A heading for each run and a row for each step that matches the query, newest step first."""
     rows: list[Row] = []
     for run in runs:
@@ -58,10 +60,16 @@ def _row(entry: CatalogEntry, now: float, width: int, is_current: bool) -> Row:
     if entry.error:
         return Row(
             entry.path,
-            (sign, (column(file, 24), "muted"), (f" {one_line(entry.error, max(10, width - 30))}", "error")),
+            (
+                sign,
+                (column(file, 24), "muted"),
+                (f" {one_line(entry.error, max(10, width - 30))}", "error"),
+            ),
         )
     name = f"step {entry.step}" if entry.step is not None else file
-    loss = next((f"{key} {entry.losses[key]:.3f}" for key in ("val", "train") if key in entry.losses), "")
+    loss = next(
+        (f"{key} {entry.losses[key]:.3f}" for key in ("val", "train") if key in entry.losses), ""
+    )
     pieces: list[tuple[str, str]] = [
         sign,
         (column(name, 24 if width >= 76 else 16), "text"),
@@ -149,7 +157,9 @@ class CheckpointPicker(ModalScreen[str | None]):
     def _refill(self) -> None:
         rows_widget = self.query_one(RowList)
         query = self.query_one(Input).value.strip()
-        rows = rows_of(self._runs, query, time.time(), max(40, rows_widget.size.width - 2), self._current)
+        rows = rows_of(
+            self._runs, query, time.time(), max(40, rows_widget.size.width - 2), self._current
+        )
         if self._scanning:
             empty = "Looking …"
         elif query:
@@ -192,7 +202,9 @@ class CheckpointPicker(ModalScreen[str | None]):
 
     def on_row_list_highlighted(self, event: RowList.Highlighted) -> None:
         event.stop()
-        entry = next((e for run in self._runs for e in run.checkpoints if e.path == event.key), None)
+        entry = next(
+            (e for run in self._runs for e in run.checkpoints if e.path == event.key), None
+        )
         card = self.query_one(".card", Static)
         if entry is None:
             card.update(Content(""))
@@ -203,7 +215,16 @@ class CheckpointPicker(ModalScreen[str | None]):
         else:
             losses = "  ".join(f"{name} {value:.4f}" for name, value in entry.losses.items())
             facts.append(
-                "  ".join(part for part in (entry.format, f"{entry.parameters:,} parameters", entry.dtype, losses) if part)
+                "  ".join(
+                    part
+                    for part in (
+                        entry.format,
+                        f"{entry.parameters:,} parameters",
+                        entry.dtype,
+                        losses,
+                    )
+                    if part
+                )
             )
             facts.append(f"fingerprint {entry.fingerprint}" if entry.fingerprint else "")
         card.update(Content("\n".join(facts)))

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 from textual import events
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
-NEWLINE_KEYS = frozenset({"ctrl+j", "shift+enter", "alt+enter", "ctrl+enter", "shift+\r", "ctrl+\r"})
-# An Enter this soon after a typed character comes from a paste without brackets, not from a finger. Seconds.
+NEWLINE_KEYS = frozenset(
+    {"ctrl+j", "shift+enter", "alt+enter", "ctrl+enter", "shift+\r", "ctrl+\r"}
+)
+# An Enter this soon after a typed character comes from a paste without brackets, not from a finger.
+# Seconds.
 PASTE_GAP = 0.01
 
 
 class Prompt(TextArea):
     """Where the user writes. Posts `Sent` and `Edited`; knows nothing of models or chats."""
 
-    BINDINGS = [
-        Binding("tab", "complete", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("tab", "complete", show=False)]
 
     DEFAULT_CSS = """
     Prompt {
@@ -110,9 +112,9 @@ class Prompt(TextArea):
                 self.insert("\n")
             else:
                 self.post_message(self.Sent(self, self.text))
-        elif event.key == "up" and self.cursor_at_first_line and self._recall(-1):
-            self._take_key(event)
-        elif event.key == "down" and self.cursor_at_last_line and self._recall(+1):
+        elif (event.key == "up" and self.cursor_at_first_line and self._recall(-1)) or (
+            event.key == "down" and self.cursor_at_last_line and self._recall(+1)
+        ):
             self._take_key(event)
         elif event.is_printable:
             self._typed_at = time.monotonic()
@@ -124,7 +126,8 @@ class Prompt(TextArea):
         event.prevent_default()
 
     async def _on_paste(self, event: events.Paste) -> None:
-        # tmux ends pasted lines with CR. TextArea's own handler, which comes next, inserts the text.
+        # tmux ends pasted lines with CR. TextArea's own handler, which comes next, inserts the
+        # text.
         event.text = event.text.replace("\r\n", "\n").replace("\r", "\n")
         event.stop()
 

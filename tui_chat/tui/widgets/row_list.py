@@ -1,6 +1,8 @@
-"""A list of one-line rows that stays quick with many thousands of them: only what is on screen is drawn.
+"""A list of one-line rows that stays quick with many thousands of them: only what is on screen is
+drawn.
 
-Rows are literal text in pieces with a role each (text, strong, muted, accent, error, heading); nothing is markup.
+Rows are literal text in pieces with a role each (text, strong, muted, accent, error, heading);
+nothing is markup.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ ROLES = ("text", "strong", "muted", "accent", "error", "heading")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """`key` names the row to whoever made it; a row without a key is a heading the cursor passes over."""
+    """`key` names the row to whoever made it; a row without a key is a heading the cursor passes
+    over.
+    """
 
     key: str
     pieces: tuple[tuple[str, str], ...]  # (text, role), already cleaned for display
@@ -43,7 +47,9 @@ class RowList(ScrollView, can_focus=True):
         Binding("enter", "choose", show=False),
     ]
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"row-list--{role}" for role in ROLES} | {"row-list--cursor"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"row-list--{role}" for role in ROLES} | {
+        "row-list--cursor"
+    }
 
     DEFAULT_CSS = """
     RowList { background: $surface; scrollbar-size-vertical: 1; }
@@ -82,7 +88,9 @@ class RowList(ScrollView, can_focus=True):
         """The key under the cursor, "" when there is none."""
         return self._rows[self._cursor].key if 0 <= self._cursor < len(self._rows) else ""
 
-    def set_rows(self, rows: Sequence[Row], *, cursor: str | None = None, empty: str | None = None) -> None:
+    def set_rows(
+        self, rows: Sequence[Row], *, cursor: str | None = None, empty: str | None = None
+    ) -> None:
         """Show `rows`, the cursor on key `cursor`, else where it was by key, else on the first."""
         wanted = cursor or self.cursor_key
         self._rows = rows
@@ -101,7 +109,9 @@ class RowList(ScrollView, can_focus=True):
 
     def _show_cursor(self) -> None:
         if self._cursor >= 0:
-            above = 1 if self._cursor and not self._rows[self._cursor - 1].key else 0  # keep its heading in sight
+            above = (
+                1 if self._cursor and not self._rows[self._cursor - 1].key else 0
+            )  # keep its heading in sight
             self.scroll_to_region(Region(0, self._cursor - above, 1, 1 + above), animate=False)
 
     def _put_cursor(self, index: int, direction: int) -> None:

@@ -1,4 +1,6 @@
-"""The rows that are always on screen: which checkpoint, what it is doing, which knobs, how full the context is."""
+"""The rows that are always on screen: which checkpoint, what it is doing, which knobs, how full the
+context is.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Title:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`used` and `limit` are tokens of the context; limit 0 hides the gauge. `progress` 0..1, negative: none."""
+    """`used` and `limit` are tokens of the context; limit 0 hides the gauge. `progress` 0..1,
+    negative: none.
+    """
 
     activity: str = ""
     tone: Tone = "idle"
@@ -121,8 +125,12 @@ class StatusBar(Widget):
             bar = 12 if width < 100 else 24
             parts.append((" " + gauge(status.progress, bar), "$bar-fill on $bar-track"))
             parts.append((f" {status.progress:4.0%}", "$chat-muted"))
-        first = spread(Content.assemble(*parts), Content.styled(status.detail, "$chat-muted"), width)
-        second = spread(Content.styled(status.knobs, "$foreground 80%"), self._context(width), width)
+        first = spread(
+            Content.assemble(*parts), Content.styled(status.detail, "$chat-muted"), width
+        )
+        second = spread(
+            Content.styled(status.knobs, "$foreground 80%"), self._context(width), width
+        )
         return Content.assemble(first, "\n", second)
 
     def _context(self, width: int) -> Content:
