@@ -92,7 +92,13 @@ class ContextWindow:
         return Fitted(kept, dropped_tokens=len(ids) - len(kept))
 
     def _fit_text(self, text: str, room: int) -> Fitted:
-        ids = self.tokenizer.encode(text) or list(self._start_ids)
+        ids = self.tokenizer.encode(text) if text else list(self._start_ids)
+        if text and not ids:
+            raise UsageError(
+                "the text cannot be read by this model",
+                f"its tokenizer ({self.tokenizer.name}) has no id for any of it",
+                "Name another one with --tokenizer, or give token ids with --ids",
+            )
         if len(ids) <= room:
             self._dropped_text = ""
             return Fitted(ids)

@@ -1,0 +1,220 @@
+"""The cached path against the uncached one, the one-token step against the piecewise one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from tui_chat.errors import CheckpointError
+from tui_chat.model.build import Model, build
+from tui_chat.model.spec import ModelSpec
+
+from .tiny import SMALL, SPECS, random_weights
+
+torch.set_num_threads(1)
+
+TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+_MODELS: dict[str, Model] = {}
+
+
+def model(name: str) -> Model:
+    if name not in _MODELS:
+        spec = SPECS[name]
+        _MODELS[name] = build(spec, random_weights(spec, bias=spec.norm == "layernorm"))
+    return _MODELS[name]
+
+
+def uncached(model: Model, ids: list[int]) -> Tensor:
+    """Logits after every id, in one piece on an empty cache."""
+    return model.forward_all(ids, model.new_cache())
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(SPECS)))
+def test_any_cutting_of_the_prompt_gives_the_uncached_logits(
+    data: st.DataObject, name: str
+) -> None:
+    running = model(name)
+    size = running.spec.vocab_size
+    ids = data.draw(st.lists(st.integers(0, size - 1), min_size=2, max_size=48))
+    cache = running.new_cache()
+    while len(cache) < len(ids):
+        piece = data.draw(st.integers(1, len(ids) - len(cache)))
+        end = len(cache) + piece
+        last = running.forward(ids[len(cache) : end], cache)
+        torch.testing.assert_close(last, uncached(running, ids[:end])[-1], **TOLERANCE)
+    kept = data.draw(st.integers(0, len(ids) - 1))
+    other = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=len(ids) - kept))
+    cache.truncate(kept)
+    last = running.forward(other, cache)
+    torch.testing.assert_close(last, uncached(running, ids[:kept] + other)[-1], **TOLERANCE)
+    assert cache.tokens == ids[:kept] + other
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_one_by_one_equals_all_at_once(name: str) -> None:
+    running = model(name)
+    ids = [(7 * n + 3) % running.spec.vocab_size for n in range(48)]
+    cache = running.new_cache()
+    stepped = torch.stack([running.forward([token], cache) for token in ids])
+    torch.testing.assert_close(stepped, uncached(running, ids), **TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["gpt", "gqa-qk-norm", "nanochat-like"])
+def test_sixteen_bits_stay_near_float32(name: str, dtype: torch.dtype) -> None:
+    spec = SPECS[name]
+    coarse = build(spec, random_weights(spec, bias=spec.norm == "layernorm", dtype=dtype))
+    ids = [5, 9, 31, 2, 44, 17, 8, 1]
+    cache = coarse.new_cache()
+    coarse.forward(ids[:5], cache)
+    for token in ids[5:]:
+        logits = coarse.forward([token], cache)
+    assert logits.dtype == torch.float32
+    assert (logits - uncached(model(name), ids)[-1]).abs().max() < 0.35
+
+
+def test_the_head_is_the_embedding_when_the_file_has_none() -> None:
+    spec = SPECS["gpt"]
+    weights = random_weights(spec, tied=True)
+    explicit = dict(weights) | {"head.weight": weights["embed.weight"].clone()}
+    ids = [1, 2, 3, 4]
+    one, other = build(spec, weights), build(spec, explicit)
+    torch.testing.assert_close(uncached(one, ids), uncached(other, ids))
+    torch.testing.assert_close(
+        one.forward([9], one.new_cache()), other.forward([9], other.new_cache())
+    )
+
+
+def test_a_gpt_equals_the_same_arithmetic_written_out() -> None:
+    """GPT-2's forward as its papers put it, with torch's functions, no cache and no fused
+    anything.
+    """
+    spec = SPECS["gpt"]
+    w = random_weights(spec)
+    ids = [3, 14, 15, 9, 2, 6]
+    x = w["embed.weight"][ids] + w["position.weight"][: len(ids)]
+    for i in range(spec.n_layer):
+        at = f"blocks.{i}"
+
+        def linear(x: Tensor, name: str, at: str = at) -> Tensor:
+            return F.linear(x, w[f"{at}.{name}.weight"], w[f"{at}.{name}.bias"])
+
+        def norm(x: Tensor, name: str) -> Tensor:
+            return F.layer_norm(x, (spec.n_embd,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
+
+        q, k, v = linear(norm(x, f"{at}.attn_norm"), "attn.qkv").split(spec.n_embd, dim=-1)
+        heads = []
+        for h in range(spec.n_head):
+            own = slice(h * spec.head_dim, (h + 1) * spec.head_dim)
+            scores = q[:, own] @ k[:, own].T / math.sqrt(spec.head_dim)
+            scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -math.inf)
+            heads.append(scores.softmax(-1) @ v[:, own])
+        x = x + linear(torch.cat(heads, -1), "attn.out")
+        x = x + linear(F.gelu(linear(norm(x, f"{at}.mlp_norm"), "mlp.up")), "mlp.down")
+    x = F.layer_norm(x, (spec.n_embd,), w["final_norm.weight"], w["final_norm.bias"], 1e-5)
+    wanted = F.linear(x, w["head.weight"], w["head.bias"])
+    torch.testing.assert_close(uncached(model("gpt"), ids), wanted, **TOLERANCE)
+
+
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_rotary_model_equals_the_same_arithmetic_written_out(layout: str, sign: int) -> None:
+    """One layer with grouped queries: pairs turned by position * theta^(-2j/d), after a norm of
+    q and k.
+    """
+    options = SMALL | {"n_layer": 1}
+    spec = ModelSpec(
+        **options,
+        position="rope",
+        norm="rmsnorm",
+        norm_eps=1e-6,
+        n_kv_head=2,
+        rope_theta=500.0,
+        rope_layout=layout,  # type: ignore[arg-type]
+        rope_sign=sign,  # type: ignore[arg-type]
+        qk_norm="before_rope",
+        qk_scale=1.2,
+        gated=True,
+        activation="silu",
+    )
+    w = random_weights(spec, bias=False)
+    ids = [3, 14, 15, 9, 2, 6]
+    dim, half = spec.head_dim, spec.head_dim // 2
+
+    def rms(x: Tensor, weight: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+
+    def turned(x: Tensor) -> Tensor:
+        out = x.clone()
+        for position in range(x.shape[0]):
+            for j in range(half):
+                angle = sign * position * 500.0 ** (-2 * j / dim)
+                a, b = (j, j + half) if layout == "half" else (2 * j, 2 * j + 1)
+                first, second = x[position, a], x[position, b]
+                out[position, a] = first * math.cos(angle) - second * math.sin(angle)
+                out[position, b] = first * math.sin(angle) + second * math.cos(angle)
+        return out
+
+    x = w["embed.weight"][ids]
+    h = rms(x, w["blocks.0.attn_norm.weight"])
+    q, k, v = (h @ w["blocks.0.attn.qkv.weight"].T).split([32, 16, 16], dim=-1)
+    heads = []
+    for head in range(4):
+        group = slice(head // 2 * dim, (head // 2 + 1) * dim)
+        own = slice(head * dim, (head + 1) * dim)
+        queries = turned(rms(q[:, own], w["blocks.0.attn.q_norm.weight"])) * 1.2
+        keys = turned(rms(k[:, group], w["blocks.0.attn.k_norm.weight"])) * 1.2
+        scores = queries @ keys.T / math.sqrt(dim)
+        scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -math.inf)
+        heads.append(scores.softmax(-1) @ v[:, group])
+    x = x + torch.cat(heads, -1) @ w["blocks.0.attn.out.weight"].T
+    opened, up = (rms(x, w["blocks.0.mlp_norm.weight"]) @ w["blocks.0.mlp.gate_up.weight"].T).chunk(
+        2, -1
+    )
+    x = x + (F.silu(opened) * up) @ w["blocks.0.mlp.down.weight"].T
+    wanted = rms(x, w["final_norm.weight"]) @ w["head.weight"].T
+    torch.testing.assert_close(uncached(build(spec, dict(w)), ids), wanted, **TOLERANCE)
+
+
+def test_a_norm_over_all_heads_is_read_off_the_size_of_its_weight() -> None:
+    spec = SPECS["gqa-qk-norm"]
+    wide = build(spec, random_weights(spec, bias=False, wide_qk_norm=True))
+    ids = [4, 8, 15, 16, 23]
+    cache = wide.new_cache()
+    wide.forward(ids[:3], cache)
+    wide.forward(ids[3:4], cache)
+    all_at_once = uncached(wide, ids)[-1]
+    torch.testing.assert_close(wide.forward(ids[4:], cache), all_at_once, **TOLERANCE)
+    assert (all_at_once - uncached(model("gqa-qk-norm"), ids)[-1]).abs().max() > 0.01
+
+
+def test_a_window_hides_what_lies_behind_it() -> None:
+    spec = ModelSpec(**SMALL, position="none", window=(3, 3))
+    narrow = build(spec, random_weights(spec))
+    # Two layers of 3 positions reach back 4 tokens; what stands before them makes no difference.
+    tail = [10, 11, 12, 13, 14]
+    one, other = uncached(narrow, [1, 2, 3, *tail])[-1], uncached(narrow, [50, 51, 52, *tail])[-1]
+    torch.testing.assert_close(one, other)
+    assert (one - uncached(narrow, [1, 2, 3, 9, *tail[1:]])[-1]).abs().max() > 0.01
+
+
+def test_an_unknown_family_is_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match="hyena"):
+        build(ModelSpec(**SMALL, family="hyena"), {})
+
+
+def test_a_missing_tensor_and_one_too_many_are_named() -> None:
+    spec = SPECS["gpt"]
+    weights = random_weights(spec)
+    del weights["blocks.1.mlp.up.weight"]
+    with pytest.raises(CheckpointError, match=r"blocks\.1\.mlp\.up\.weight"):
+        build(spec, weights)
+    with pytest.raises(CheckpointError, match="value_head"):
+        build(spec, random_weights(spec) | {"value_head.weight": torch.zeros(1)})
