@@ -1,6 +1,8 @@
-"""Files that hold tensors, opened as plain data: torch's archive, torch's older stream, safetensors, a bare pickle.
+"""Files that hold tensors, opened as plain data: torch's archive, torch's older stream,
+safetensors, a bare pickle.
 
-Which of them a file is, its first bytes tell, never its name. No torch; the numbers themselves are left in the file.
+Which of them a file is, its first bytes tell, never its name. No torch; the numbers themselves are
+left in the file.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ MAX_HEADER = 100_000_000  # bytes of a safetensors header, the format's own limi
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A file as data. `root` holds TensorRefs where the file holds tensors; `metadata` is a safetensors header's."""
+    """A file as data. `root` holds TensorRefs where the file holds tensors; `metadata` is a
+    safetensors header's."""
 
     path: str
     kind: Kind
@@ -43,7 +46,8 @@ class Archive:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def scalar(self, value: object) -> float | None:
-        """`value` as a number, reading it from the file where it is a tensor of one; None if it is no number."""
+        """`value` as a number, reading it from the file where it is a tensor of one; None if it is
+        no number."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return float(value)
         layout = _SCALARS.get(value.dtype) if isinstance(value, TensorRef) else None
@@ -61,7 +65,14 @@ class Archive:
         return float(number)
 
 
-_SCALARS = {"float64": "<d", "float32": "<f", "float16": "<e", "bfloat16": "<f", "int64": "<q", "int32": "<i"}
+_SCALARS = {
+    "float64": "<d",
+    "float32": "<f",
+    "float16": "<e",
+    "bfloat16": "<f",
+    "int64": "<q",
+    "int32": "<i",
+}
 
 
 def read_archive(path: str) -> Archive:
@@ -69,7 +80,7 @@ def read_archive(path: str) -> Archive:
     with RegularFile(path) as file:
         try:
             kind, root, metadata = _read(file)
-        except Damaged as error:
+        except Damaged:
             if not file.unchanged():
                 error = Damaged("it is being written; try again in a moment")
             raise refused(path, error) from None
@@ -77,7 +88,8 @@ def read_archive(path: str) -> Archive:
 
 
 def read_pickle_file(path: str) -> object:
-    """A small pickle that lies alone, such as nanoGPT's meta.pkl, as plain data. Raises CheckpointError."""
+    """A small pickle that lies alone, such as nanoGPT's meta.pkl, as plain data. Raises
+    CheckpointError."""
     archive = read_archive(path)
     if archive.kind != "pickle":
         raise refused(path, Damaged("it is not a pickle"))
@@ -116,9 +128,14 @@ def _what_it_is(head: bytes) -> str:
 
 def _torch(file: RegularFile) -> object:
     directory = Directory(file)
-    roots = [name for name in directory.members if name.endswith("/data.pkl") and name.count("/") == 1]
+    roots = [
+        name for name in directory.members if name.endswith("/data.pkl") and name.count("/") == 1
+    ]
     if len(roots) != 1:
-        if any(name.endswith("/constants.pkl") and "/code/" in "".join(directory.members) for name in roots):
+        if any(
+            name.endswith("/constants.pkl") and "/code/" in "".join(directory.members)
+            for name in roots
+        ):
             raise Damaged("it is a TorchScript program, not a checkpoint")
         raise Damaged("it is a zip archive, but not one that torch.save makes")
     prefix = roots[0][: -len("data.pkl")]
@@ -141,7 +158,7 @@ def _torch(file: RegularFile) -> object:
                 file.path, directory.position(member), member.size, member.crc32, f"data/{key}"
             )
         if storage.nbytes != nbytes:
-            raise Damaged(f"the storage {key[:40]!r} has {storage.nbytes:,} bytes where {nbytes:,} are announced")
+            raise Damaged(f"the storage {key[:40]!r} has {storage.nbytes:,} bytes, not {nbytes:,}")
         return storage
 
     value, _ = read_pickle(directory.read(roots[0]))
@@ -152,7 +169,8 @@ def _torch(file: RegularFile) -> object:
 
 
 def _stream(file: RegularFile) -> tuple[Kind, object, Mapping[str, str]]:
-    # How long the pickles are is not written anywhere, and the storages after them may be gigabytes.
+    # How long the pickles are is not written anywhere, and the storages after them may be
+    # gigabytes.
     for size in (256 * 1024, 8 * 1024 * 1024, MAX_BYTES):
         data = file.read(0, min(size, file.size))
         try:
@@ -189,7 +207,8 @@ def _stream_from(file: RegularFile, data: bytes) -> tuple[Kind, object, Mapping[
             raise Damaged("its list of storages does not fit its tensors")
         count = struct.unpack("<q", file.read(at, 8))[0]
         nbytes = sizes_by_key[key]
-        # The count is in numbers, whose size only the pickle knows: the two must agree for one size of number.
+        # The count is in numbers, whose size only the pickle knows: the two must agree for one size
+        # of number.
         if count < 0 or not any(count * item == nbytes for item in (1, 2, 4, 8)):
             raise Damaged(f"the storage {key[:40]!r} has another size than announced")
         begins[key] = at + 8
@@ -207,9 +226,20 @@ def _stream_from(file: RegularFile, data: bytes) -> tuple[Kind, object, Mapping[
 
 # ---- safetensors: the length of a JSON header, the header, the numbers
 
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-           "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn",
-           "F8_E5M2": "float8_e5m2"}  # fmt: skip
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 
 
 def _looks_like_safetensors(head: bytes, size: int) -> bool:
@@ -244,7 +274,7 @@ def _safetensors(file: RegularFile) -> tuple[Mapping[str, object], Mapping[str, 
             raise Damaged("its tensors overlap or leave a hole")
         at = end
     if at != file.size:
-        raise Damaged(f"{abs(file.size - at):,} bytes {'follow' if at < file.size else 'are missing after'} its last tensor")
+        raise Damaged(f"{file.size - at:,} bytes follow its last tensor")
     return root, metadata
 
 
@@ -253,14 +283,22 @@ def _safetensor(file: RegularFile, name: str, entry: object, begin: int) -> Tens
         raise Damaged(f"the tensor {name[:60]!r} is not described")
     dtype = _DTYPES.get(str(entry.get("dtype")))
     if dtype is None:
-        raise Damaged(f"the tensor {name[:60]!r} has the unknown type {str(entry.get('dtype'))[:20]!r}")
+        raise Damaged(
+            f"the tensor {name[:60]!r} has the unknown type {str(entry.get('dtype'))[:20]!r}"
+        )
     shape = sizes(entry.get("shape"), "shape")
     span = sizes(entry.get("data_offsets"), "place")
     numel = 1
     for size in shape:
         numel *= size
-    if len(span) != 2 or span[1] - span[0] != numel * ITEM_BYTES[dtype] or begin + span[1] > file.size:
-        raise Damaged(f"the tensor {name[:60]!r} of {shape_text(shape)} does not fit the place given for it")
+    if (
+        len(span) != 2
+        or span[1] - span[0] != numel * ITEM_BYTES[dtype]
+        or begin + span[1] > file.size
+    ):
+        raise Damaged(
+            f"the tensor {name[:60]!r} of {shape_text(shape)} does not fit the place given for it"
+        )
     storage = Storage(file.path, begin + span[0], span[1] - span[0], None, name)
     return checked(dtype, shape, contiguous(shape), 0, storage)
 

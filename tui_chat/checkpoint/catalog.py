@@ -40,8 +40,9 @@ def describe(
 ) -> CheckpointInfo:
     """What is at `path`: a file, or a run directory, of which the newest step (or `step`) is taken.
 
-    `config` overrides settings of the model by their ModelSpec names, `tokenizer` and `template` what the file says of
-    them. Raises CheckpointError in one sentence, UsageError for an argument that cannot be.
+    `config` overrides settings of the model by their ModelSpec names, `tokenizer` and `template`
+    what the file says of them. Raises CheckpointError in one sentence, UsageError for an argument
+    that cannot be.
     """
     full = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(full):
@@ -55,8 +56,6 @@ def describe(
     hint = tokenizer_hint(tokenizer, info.tokenizer)
     if hint.kind == "none" and not hint.vocab_size:
         hint = replace(hint, vocab_size=info.spec.vocab_size)
-    if hint.kind == "tiktoken" and not hint.path:
-        hint = replace(hint, path=source.near(f"{hint.name}.tiktoken"))
     given = template_hint(template, info.template)
     mode = info.mode
     if template:
@@ -66,8 +65,14 @@ def describe(
     warnings = info.warnings
     if tokenizer:
         warnings = tuple(text for text in warnings if "--tokenizer" not in text)
-    stops = info.stop_ids if hint.kind == info.tokenizer.kind and hint.name == info.tokenizer.name else ()
-    return replace(info, tokenizer=hint, template=given, mode=mode, warnings=warnings, stop_ids=stops)
+    stops = (
+        info.stop_ids
+        if hint.kind == info.tokenizer.kind and hint.name == info.tokenizer.name
+        else ()
+    )
+    return replace(
+        info, tokenizer=hint, template=given, mode=mode, warnings=warnings, stop_ids=stops
+    )
 
 
 def _described(source: Source) -> CheckpointInfo:
@@ -81,7 +86,9 @@ def _described(source: Source) -> CheckpointInfo:
         if name in error.title:
             raise
         found_text = f"{error.title}: {error.found}" if error.found else error.title
-        raise CheckpointError(f"cannot open {name} ({best.NAME})", found_text, error.remedy) from None
+        raise CheckpointError(
+            f"cannot open {name} ({best.NAME})", found_text, error.remedy
+        ) from None
     return finish(source, found)
 
 
@@ -128,19 +135,27 @@ def _of_run(
         chosen = [entry for entry in entries if entry.step == step]
         if not chosen:
             steps = [str(entry.step) for entry in entries if entry.step is not None]
-            raise CheckpointError(f"{name} has no step {step}", f"it has {', '.join(steps) or 'none'}")
+            raise CheckpointError(
+                f"{name} has no step {step}", f"it has {', '.join(steps) or 'none'}"
+            )
     else:
         chosen = [entry for entry in entries if not entry.error] or entries
     return describe(
-        chosen[-1].path, config=config, tokenizer=tokenizer, template=template, config_file=config_file
+        chosen[-1].path,
+        config=config,
+        tokenizer=tokenizer,
+        template=template,
+        config_file=config_file,
     )
 
 
 def scan(roots: Iterable[str]) -> Iterator[Run]:
-    """Every run under the roots, one directory after the other: each directory with checkpoints is a run.
+    """Every run under the roots, one directory after the other: each directory with checkpoints is
+    a run.
 
-    Yields as it goes. Follows links to files but not to directories, so that no loop can catch it; skips what it may
-    not read, and all that is no regular file. A checkpoint that cannot be read is listed with the reason.
+    Yields as it goes. Follows links to files but not to directories, so that no loop can catch it;
+    skips what it may not read, and all that is no regular file. A checkpoint that cannot be read is
+    listed with the reason.
     """
     seen: set[tuple[int, int]] = set()
     budget = [MAX_DIRECTORIES, MAX_ENTRIES]
@@ -173,7 +188,9 @@ def _scan(root: str, seen: set[tuple[int, int]], budget: list[int]) -> Iterator[
             name = runs.pop() if len(runs) == 1 else shown_name(path)
             yield Run(name=name, path=path, checkpoints=tuple(entries))
         if depth < MAX_DEPTH:
-            waiting += [(os.path.join(path, name), depth + 1) for name in sorted(folders, reverse=True)]
+            waiting += [
+                (os.path.join(path, name), depth + 1) for name in sorted(folders, reverse=True)
+            ]
 
 
 def _listed(path: str, budget: list[int]) -> tuple[list[str], list[str]]:

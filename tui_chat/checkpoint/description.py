@@ -1,7 +1,8 @@
 """What a format found out about a checkpoint, and how that becomes a CheckpointInfo.
 
-A format says what the file says; here the user's overrides are applied, the settings are held against the tensors,
-and whatever does not fit is refused by name. The same for every format, so a format stays data.
+A format says what the file says; here the user's overrides are applied, the settings are held
+against the tensors, and whatever does not fit is refused by name. The same for every format, so a
+format stays data.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _SAMPLE = 64  # bytes looked at in each of three places of a tensor without a ch
 
 @dataclass(slots=True, kw_only=True)
 class Description:
-    """`spec` holds the ModelSpec fields that are known, `tensors` the weights under the trainer's own names.
+    """`spec` holds the ModelSpec fields that are known, `tensors` the weights under the trainer's
+    own names.
 
     `names` and `ignored` say what those mean (names.py). `archives` are the files that were read.
     """
@@ -50,7 +52,8 @@ class Description:
 
 
 def finish(source: Source, found: Description) -> CheckpointInfo:
-    """The checkpoint as the rest of the program knows it. Raises CheckpointError where file and settings differ."""
+    """The checkpoint as the rest of the program knows it. Raises CheckpointError where file and
+    settings differ."""
     try:
         spec = build_spec(found.spec, source.config)
         recipes = match(spec, found.tensors, found.names, found.ignored)
@@ -100,7 +103,8 @@ _COUNTS = ("vocab_size", "n_layer", "n_head", "n_embd", "context_length", "n_kv_
 
 
 def build_spec(known: Mapping[str, object], overrides: Mapping[str, object]) -> ModelSpec:
-    """A ModelSpec from what the file says and what the user says, the user last. Raises CheckpointError, UsageError."""
+    """A ModelSpec from what the file says and what the user says, the user last. Raises
+    CheckpointError, UsageError."""
     values = dict(known)
     for name, value in overrides.items():
         if name not in _FIELDS or name in ("options", "rope_scaling", "family"):
@@ -124,10 +128,14 @@ def _whole(name: str, value: object) -> int:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise CheckpointError("the model's settings cannot be", f"{name} is {str(value)[:40]}, not a number")
+    raise CheckpointError(
+        "the model's settings cannot be", f"{name} is {str(value)[:40]}, not a number"
+    )
 
 
-def agree(found: Mapping[str, object], said: Mapping[str, object], names: Mapping[str, str]) -> None:
+def agree(
+    found: Mapping[str, object], said: Mapping[str, object], names: Mapping[str, str]
+) -> None:
     """Hold what the tensors show against what the file's own settings say. Raises CheckpointError.
 
     `names` is our field -> the trainer's word for it.
@@ -143,7 +151,8 @@ def agree(found: Mapping[str, object], said: Mapping[str, object], names: Mappin
 
 
 def _fingerprint(recipes: Mapping[str, Recipe]) -> str:
-    """16 hex digits that tell one set of weights from another; training step and names of files do not matter."""
+    """16 hex digits that tell one set of weights from another; training step and names of files do
+    not matter."""
     digest = hashlib.blake2b(digest_size=8)
     files: dict[str, RegularFile] = {}
     try:

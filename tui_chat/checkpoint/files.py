@@ -15,7 +15,9 @@ from tui_chat.errors import CheckpointError
 
 
 class Damaged(ValueError):
-    """What is in a file cannot be so. The readers raise it with a reason; `reading` adds the file's name."""
+    """What is in a file cannot be so. The readers raise it with a reason; `refused`
+    adds the file's name.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Stamp:
 
 
 def shown_name(path: str) -> str:
-    """The last part of a path as people may read it: undecodable bytes become a replacement mark."""
+    """The last part of a path as people may read it: undecodable bytes become a replacement
+    mark."""
     name = os.path.basename(os.path.normpath(path)) or path
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
@@ -53,7 +56,9 @@ class RegularFile:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
-                raise CheckpointError(f"cannot open {shown_name(path)}", f"it is {kind}, not a file")
+                raise CheckpointError(
+                    f"cannot open {shown_name(path)}", f"it is {kind}, not a file"
+                )
             self._raw = io.FileIO(descriptor, closefd=True)
         except BaseException:
             os.close(descriptor)

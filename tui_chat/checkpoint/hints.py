@@ -14,7 +14,8 @@ _USER = "given by the user"
 
 
 def tokenizer_hint(said: str, hint: TokenizerHint) -> TokenizerHint:
-    """`hint` replaced by what the user named: a file, a directory, an encoding, "none". Raises on anything else."""
+    """`hint` replaced by what the user named: a file, a directory, an encoding, "none". Raises on
+    anything else."""
     if not said:
         return hint
     if said == "none":
@@ -25,7 +26,8 @@ def tokenizer_hint(said: str, hint: TokenizerHint) -> TokenizerHint:
             if os.path.isfile(os.path.join(path, name)):
                 return _by_file(os.path.join(path, name))
         raise CheckpointError(
-            f"there is no tokenizer in {shown_name(path)}", "it has neither tokenizer.json nor meta.pkl"
+            f"there is no tokenizer in {shown_name(path)}",
+            "it has neither tokenizer.json nor meta.pkl",
         )
     if os.path.exists(path):
         return _by_file(path)
@@ -39,7 +41,9 @@ def tokenizer_hint(said: str, hint: TokenizerHint) -> TokenizerHint:
             text_specials=hint.text_specials if same else (),
         )
     raise UsageError(
-        f"there is no tokenizer {said[:80]!r}", "", f"Give a file, or one of {', '.join(TIKTOKEN_NAMES)}"
+        f"there is no tokenizer {said[:80]!r}",
+        "",
+        f"Give a file, or one of {', '.join(TIKTOKEN_NAMES)}",
     )
 
 

@@ -1,8 +1,9 @@
 """From a trainer's tensor names to ours, as data.
 
-A table row is canonical prefix -> source prefix; weight and bias go together. `{i}` stands for the layer, `{h}` for the
-head. `match` holds a file against a table: every tensor of the file is used or ignored, every tensor the model needs is
-there, every shape is right. Otherwise an error lists what is missing, left over or of the wrong shape.
+A table row is canonical prefix -> source prefix; weight and bias go together. `{i}` stands for the
+layer, `{h}` for the head. `match` holds a file against a table: every tensor of the file is used or
+ignored, every tensor the model needs is there, every shape is right. Otherwise an error lists what
+is missing, left over or of the wrong shape.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Where one canonical prefix comes from: `parts` one below the other (dim 0), each turned over if `transposed`."""
+    """Where one canonical prefix comes from: `parts` one below the other (dim 0), each turned over
+    if `transposed`."""
 
     parts: tuple[str, ...]
     transposed: bool = False
@@ -52,7 +54,8 @@ def optional(row: str | Row) -> Row:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one canonical tensor is built: `parts` one below the other, each turned over if `transposed`."""
+    """How one canonical tensor is built: `parts` one below the other, each turned over if
+    `transposed`."""
 
     parts: tuple[TensorRef, ...]
     transposed: bool = False
@@ -77,11 +80,14 @@ class _Match:
     used: set[str] = field(default_factory=set)
 
 
-def strip(tensors: Mapping[str, object], prefixes: Iterable[str]) -> tuple[dict[str, object], list[str]]:
+def strip(
+    tensors: Mapping[str, object], prefixes: Iterable[str]
+) -> tuple[dict[str, object], list[str]]:
     """The tensors without what wrappers put in front of their names, and what was taken away.
 
-    `prefixes` (without the dot) are removed again and again, in any order; the parts that torch.compile and FSDP add
-    are removed wherever they stand. Raises CheckpointError when two tensors would get the same name.
+    `prefixes` (without the dot) are removed again and again, in any order; the parts that
+    torch.compile and FSDP add are removed wherever they stand. Raises CheckpointError when two
+    tensors would get the same name.
     """
     leading = frozenset(prefixes) | WRAPPERS
     found: dict[str, object] = {}
@@ -100,7 +106,9 @@ def strip(tensors: Mapping[str, object], prefixes: Iterable[str]) -> tuple[dict[
                 kept.append(part)
         bare = ".".join(kept)
         if bare in found:
-            raise CheckpointError("the tensors cannot be told apart", f"two of them are called {bare[:80]!r}")
+            raise CheckpointError(
+                "the tensors cannot be told apart", f"two of them are called {bare[:80]!r}"
+            )
         found[bare] = value
     return found, list(removed)
 
@@ -114,7 +122,9 @@ def count(tensors: Iterable[str], pattern: str) -> int:
     seen = {int(found.group(1)) for name in tensors if (found := matcher.match(name))}
     if seen and len(seen) != max(seen) + 1:
         gap = next(n for n in range(max(seen) + 1) if n not in seen)
-        raise CheckpointError("layers or heads are missing", f"there is no {pattern.replace('{n}', str(gap))}")
+        raise CheckpointError(
+            "layers or heads are missing", f"there is no {pattern.replace('{n}', str(gap))}"
+        )
     return len(seen)
 
 
@@ -124,7 +134,8 @@ def match(
     table: Table,
     ignored: Iterable[str] = (),
 ) -> dict[str, Recipe]:
-    """Canonical name -> how it is built, for everything in `table` that the file has. Raises CheckpointError."""
+    """Canonical name -> how it is built, for everything in `table` that the file has. Raises
+    CheckpointError."""
     found = _Match()
     for canonical, entry in table.items():
         row = Row((entry,)) if isinstance(entry, str) else entry
@@ -141,7 +152,11 @@ def match(
     if found.missing or found.wrong or left:
         parts = [
             f"{title}: {_listed(names)}"
-            for title, names in (("missing", found.missing), ("wrong shape", found.wrong), ("left over", left))
+            for title, names in (
+                ("missing", found.missing),
+                ("wrong shape", found.wrong),
+                ("left over", left),
+            )
             if names
         ]
         raise CheckpointError(
@@ -187,7 +202,8 @@ def _match_row(
 
 
 def _check_whole(found: _Match, spec: ModelSpec) -> None:
-    """What one layer has, every layer must have; and nothing that a decoder cannot do without may be absent."""
+    """What one layer has, every layer must have; and nothing that a decoder cannot do without may
+    be absent."""
     per_layer: dict[str, set[int]] = {}
     for name in found.recipes:
         if name.startswith("blocks."):
@@ -223,7 +239,8 @@ def needed(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def shape_of(name: str, spec: ModelSpec, hidden: int) -> tuple[int, ...] | None:
-    """The shape a canonical tensor must have; `hidden` is the inner width of the MLP. None for unknown names."""
+    """The shape a canonical tensor must have; `hidden` is the inner width of the MLP. None for
+    unknown names."""
     width = spec.n_embd
     query = spec.n_head * spec.head_dim
     rows, columns = {

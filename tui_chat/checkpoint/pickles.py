@@ -1,11 +1,12 @@
 """Reads a pickle without running it: an interpreter of the opcodes that has no call operation.
 
-Data (numbers, texts, lists, tuples, dicts, sets) becomes data. A global becomes a `Name`, what would have been a call
-or an object becomes a `Record` that keeps name, arguments and state. Nothing is ever imported or called, so there is
-no list of forbidden names that could miss one. Knows no tensors; see plain.py.
+Data (numbers, texts, lists, tuples, dicts, sets) becomes data. A global becomes a `Name`, what
+would have been a call or an object becomes a `Record` that keeps name, arguments and state. Nothing
+is ever imported or called, so there is no list of forbidden names that could miss one. Knows no
+tensors; see plain.py.
 
-Opcodes are those of protocols 2 to 5, which is what torch and Python write. The text opcodes of protocol 0, the
-extension registry and out-of-band buffers are refused by name.
+Opcodes are those of protocols 2 to 5, which is what torch and Python write. The text opcodes of
+protocol 0, the extension registry and out-of-band buffers are refused by name.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ class _Reader:
                 return self.pop(), self.at
             step = table[code]
             if step is None:
-                raise Damaged(f"its pickled part has the opcode {bytes([code])!r}, which is not read")
+                raise Damaged(
+                    f"its pickled part has the opcode {bytes([code])!r}, which is not read"
+                )
             step(self)
         raise Damaged(f"its pickled part takes more than {MAX_OPERATIONS:,} steps")
 
@@ -176,13 +179,16 @@ class _Reader:
 
     @staticmethod
     def key(value: object) -> object:
-        """`value` if it is cheap and safe to hash: a nested tuple can bring the interpreter down."""
+        """`value` if it is cheap and safe to hash: a nested tuple can bring the interpreter
+        down."""
         if value is None or isinstance(value, (str, bytes, int, float, Name, Record)):
             return value
         if (
             isinstance(value, tuple)
             and len(value) <= MAX_KEY_LENGTH
-            and all(part is None or isinstance(part, (str, bytes, int, float, Name)) for part in value)
+            and all(
+                part is None or isinstance(part, (str, bytes, int, float, Name)) for part in value
+            )
         ):
             return value
         raise Damaged(f"its pickled part uses a {type(value).__name__} as a key")

@@ -1,7 +1,9 @@
-"""From the records of a pickle to plain data: the dozen objects that checkpoints are really made of.
+"""From the records of a pickle to plain data: the dozen objects that checkpoints are really made
+of.
 
-A record whose name is known here (an ordered dict, a tensor, a version string) becomes data; every other one becomes
-an `Opaque` that keeps the class name and the fields, which is enough to read a trainer's own config object.
+A record whose name is known here (an ordered dict, a tensor, a version string) becomes data; every
+other one becomes an `Opaque` that keeps the class name and the fields, which is enough to read a
+trainer's own config object.
 """
 
 from __future__ import annotations
@@ -88,7 +90,11 @@ class _Plain:
             return self.record(value, depth)
         if isinstance(value, (set, frozenset)):
             return {self.key(v) for v in value}
-        return Opaque("a persistent id") if isinstance(value, Persistent) else Opaque(type(value).__name__)
+        return (
+            Opaque("a persistent id")
+            if isinstance(value, Persistent)
+            else Opaque(type(value).__name__)
+        )
 
     @staticmethod
     def key(value: object) -> object:
@@ -148,7 +154,8 @@ class _Plain:
 
 
 _TENSORS = frozenset(
-    f"torch._utils.{name}" for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
+    f"torch._utils.{name}"
+    for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 )
 _PARAMETERS = frozenset(
     f"torch._utils.{name}" for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")

@@ -15,10 +15,11 @@ MAX_LISTED = 20_000
 
 
 class Source:
-    """A file or a directory that may be a checkpoint. Everything is read when it is first asked for.
+    """A file or a directory that may be a checkpoint. Everything is read when it is first asked
+    for.
 
-    `tokenizer`, `template`, `config_file` and `config` are what the user said about it; a format may look there for
-    what the files leave out.
+    `tokenizer`, `template`, `config_file` and `config` are what the user said about it; a format
+    may look there for what the files leave out.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class Source:
 
     @property
     def root(self) -> Mapping[str, object]:
-        """The named values at the top of the file; empty for a directory or for anything but a dict."""
+        """The named values at the top of the file; empty for a directory or for anything but a
+        dict."""
         return {} if self.is_dir else mapping(self.archive.root)
 
     @cached_property
@@ -54,14 +56,17 @@ class Source:
         return frozenset(_names(self.folder))
 
     def near(self, *parts: str) -> str:
-        """The path of a regular file given relative to the checkpoint's folder, "" if there is none."""
+        """The path of a regular file given relative to the checkpoint's folder, "" if there is
+        none."""
         path = os.path.normpath(os.path.join(self.folder, *parts))
         return path if os.path.isfile(path) else ""
 
     def open(self, name: str) -> Archive:
         """Another file of the checkpoint's folder as data. `name` is a bare file name."""
         if name != os.path.basename(name) or name in ("", ".", ".."):
-            raise refused(self.path, Damaged(f"it names the file {name[:60]!r}, which is not beside it"))
+            raise refused(
+                self.path, Damaged(f"it names the file {name[:60]!r}, which is not beside it")
+            )
         return read_archive(os.path.join(self.folder, name))
 
     def json(self, path: str) -> object:

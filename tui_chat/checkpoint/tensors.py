@@ -1,7 +1,7 @@
 """Where a tensor lies in a file and how its numbers are laid out, in integers only. No torch.
 
-Everything a file claims about a tensor is checked here against what is really in the file, before anything is
-allocated: a file of 500 bytes can claim a terabyte.
+Everything a file claims about a tensor is checked here against what is really in the file, before
+anything is allocated: a file of 500 bytes can claim a terabyte.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ WEIGHT_DTYPES = frozenset(("float64", "float32", "float16", "bfloat16"))
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of bytes in a file. `crc32` is what the archive says of them, None where it says nothing."""
+    """A run of bytes in a file. `crc32` is what the archive says of them, None where it says
+    nothing."""
 
     file: str
     begin: int
@@ -67,17 +68,26 @@ class TensorRef:
     @property
     def place(self) -> tuple[object, ...]:
         """Equal for two tensors that are views of the same numbers."""
-        return (self.storage.file, self.storage.begin, self.offset, self.dtype, self.shape, self.stride)
+        return (
+            self.storage.file,
+            self.storage.begin,
+            self.offset,
+            self.dtype,
+            self.shape,
+            self.stride,
+        )
 
     def same_numbers(self, other: TensorRef) -> bool:
-        """Whether both hold equal numbers, as far as the archive says: one storage, or equal checksums."""
+        """Whether both hold equal numbers, as far as the archive says: one storage, or equal
+        checksums."""
         if self.place == other.place:
             return True
         layout = (self.offset, self.dtype, self.shape, self.stride, self.storage.nbytes)
         return (
             self.storage.crc32 is not None
             and self.storage.crc32 == other.storage.crc32
-            and layout == (other.offset, other.dtype, other.shape, other.stride, other.storage.nbytes)
+            and layout
+            == (other.offset, other.dtype, other.shape, other.stride, other.storage.nbytes)
         )
 
 
@@ -116,9 +126,12 @@ def checked(
     count = ref.numel
     if count:
         last = offset + sum((size - 1) * step for size, step in zip(dims, steps, strict=True))
-        # More numbers than the storage holds means some are repeated (stride 0): a small file posing as a big one.
+        # More numbers than the storage holds means some are repeated (stride 0): a small file
+        # posing as a big one.
         if last >= held or count > held:
-            raise Damaged(f"a tensor of {shape_text(dims)} needs more than the {held:,} numbers stored for it")
+            raise Damaged(
+                f"a tensor of {shape_text(dims)} needs more than the {held:,} numbers stored for it"
+            )
     return ref
 
 
@@ -128,7 +141,11 @@ def shape_text(shape: tuple[int, ...]) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value) if isinstance(value, (int, float, str)) and not _huge(value) else type(value).__name__
+    text = (
+        repr(value)
+        if isinstance(value, (int, float, str)) and not _huge(value)
+        else type(value).__name__
+    )
     return text if len(text) <= 40 else text[:37] + "..."
 
 

@@ -1,7 +1,9 @@
-"""From a plan to tensors: reads just the bytes the model needs, checks them on the way, keeps no file open.
+"""From a plan to tensors: reads just the bytes the model needs, checks them on the way, keeps no
+file open.
 
-The plan is made without torch (description.py); torch is imported when weights are loaded. Nothing is mapped into
-memory: a training run may overwrite the file at any time, and a mapped file that shrinks kills the process.
+The plan is made without torch (description.py); torch is imported when weights are loaded. Nothing
+is mapped into memory: a training run may overwrite the file at any time, and a mapped file that
+shrinks kills the process.
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ class WeightPlan:
     @property
     def storages(self) -> tuple[Storage, ...]:
         """Every storage that is needed, in the order it lies in its file."""
-        found = {(s.file, s.begin): s for r in self.recipes.values() for s in (p.storage for p in r.parts)}
+        found = {
+            (s.file, s.begin): s
+            for r in self.recipes.values()
+            for s in (p.storage for p in r.parts)
+        }
         return tuple(found[key] for key in sorted(found))
 
     @property
@@ -60,14 +66,17 @@ def load(
 ) -> dict[str, torch.Tensor]:
     """The weights of `info` under their canonical names.
 
-    `dtype` None keeps the file's own. `progress` hears numbers from 0 to 1. Raises CheckpointError when the file is
-    damaged, or has changed since it was described; LoadCancelled when `cancelled` says so.
+    `dtype` None keeps the file's own. `progress` hears numbers from 0 to 1. Raises CheckpointError
+    when the file is damaged, or has changed since it was described; LoadCancelled when `cancelled`
+    says so.
     """
     import torch
 
     plan = info.plan
     if plan is None:
-        raise CheckpointError(f"cannot open {shown_name(info.path)}", "it was described without its tensors")
+        raise CheckpointError(
+            f"cannot open {shown_name(info.path)}", "it was described without its tensors"
+        )
     wanted = getattr(torch, dtype) if isinstance(dtype, str) and dtype else dtype or None
     reader = _Reader(plan, progress or (lambda done: None), cancelled or (lambda: False))
     try:
@@ -111,13 +120,19 @@ class _Reader:
         self.progress(1.0)
         return {name: found[name] for name in recipes}
 
-    def _built(self, recipe: Recipe, dtype: torch.dtype | None, device: torch.device) -> torch.Tensor:
+    def _built(
+        self, recipe: Recipe, dtype: torch.dtype | None, device: torch.device
+    ) -> torch.Tensor:
         import torch
 
         parts = [self._part(ref) for ref in recipe.parts]
         if recipe.transposed:
             parts = [part.t() for part in parts]
-        one = parts[0] if len(parts) == 1 else torch.cat([p.to(dtype or parts[0].dtype) for p in parts])
+        one = (
+            parts[0]
+            if len(parts) == 1
+            else torch.cat([p.to(dtype or parts[0].dtype) for p in parts])
+        )
         moved = one.to(device=device, dtype=dtype or one.dtype).contiguous()
         if moved.untyped_storage().nbytes() > moved.nbytes:
             moved = moved.clone()  # a small view must not keep a large storage alive

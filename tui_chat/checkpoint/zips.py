@@ -1,8 +1,8 @@
 """The directory of a zip archive as torch writes it, read strictly.
 
-Members are stored, never packed, so a member is a range of the file and nothing ever has to be unpacked. Whatever a
-second reader could understand differently (two members of one name, names that differ between the two places they are
-written, members that share bytes) is refused.
+Members are stored, never packed, so a member is a range of the file and nothing ever has to be
+unpacked. Whatever a second reader could understand differently (two members of one name, names that
+differ between the two places they are written, members that share bytes) is refused.
 """
 
 from __future__ import annotations
@@ -59,21 +59,24 @@ class Directory:
     def _end(self) -> tuple[int, int, int]:
         """Where the directory begins, its number of entries and its bytes."""
         tail_size = min(self.length, 65535 + _END.size)
-        # torch writes no comment, so the record is at the very end: look there before reading 64 KB.
+        # torch writes no comment, so the record is at the very end: look there before reading 64
+        # KB.
         for size in (min(self.length, 256), tail_size):
             tail = self._read(self.length - size, size)
             at = tail.rfind(b"PK\x05\x06")
             if at >= 0 and len(tail) - at >= _END.size:
                 break
         else:
-            raise Damaged("it is an archive whose end is missing: a copy cut short, or a save in progress")
+            raise Damaged(
+                "it is an archive whose end is missing: a copy cut short, or a save in progress"
+            )
         _, disk, first, here, count, size, begin, comment = _END.unpack_from(tail, at)
         position = self.length - len(tail) + at
         if disk or first or here != count or position + _END.size + comment != self.length:
             raise Damaged("the end of the archive is damaged")
         if count == 0xFFFF or size == _32 or begin == _32:
             return self._end64(position)
-        return begin, count, size
+        return int(begin), int(count), int(size)
 
     def _end64(self, position: int) -> tuple[int, int, int]:
         magic, _, at, _ = _LOCATOR.unpack(self._read(position - _LOCATOR.size, _LOCATOR.size))
@@ -82,7 +85,7 @@ class Directory:
         fields = _END64.unpack(self._read(at, _END64.size))
         if fields[0] != b"PK\x06\x06" or fields[6] != fields[7]:
             raise Damaged("the end of the archive is damaged")
-        return fields[9], fields[7], fields[8]
+        return int(fields[9]), int(fields[7]), int(fields[8])
 
     def _members(self, data: bytes, count: int) -> dict[str, Member]:
         found: dict[str, Member] = {}
@@ -129,7 +132,9 @@ class Directory:
         """Where the member's bytes begin in the file, after its two headers were compared."""
         length = _LOCAL.size + len(member.raw_name)
         raw = self._read(member.header, length)
-        magic, _, flags, method, _, _, crc, _, size, name_length, extra_length = _LOCAL.unpack_from(raw)
+        magic, _, flags, method, _, _, crc, _, size, name_length, extra_length = _LOCAL.unpack_from(
+            raw
+        )
         begin = member.header + _LOCAL.size
         if (
             magic != b"PK\x03\x04"
@@ -139,11 +144,17 @@ class Directory:
             raise Damaged(f"the member {member.name[:60]!r} has another name at its own place")
         begin += name_length + extra_length
         late = flags & 8  # size and checksum follow the data
-        if method or flags & 0x2041 or not (late or (crc == member.crc32 and size in (member.size, _32))):
-            raise Damaged(f"the member {member.name[:60]!r} is described differently at its own place")
+        if (
+            method
+            or flags & 0x2041
+            or not (late or (crc == member.crc32 and size in (member.size, _32)))
+        ):
+            raise Damaged(
+                f"the member {member.name[:60]!r} is described differently at its own place"
+            )
         if begin + member.size > self.length:
             raise Damaged(f"the member {member.name[:60]!r} reaches beyond the end of the file")
-        return self.base + begin
+        return self.base + int(begin)
 
     def read(self, name: str) -> bytes:
         """The bytes of a member, checked against its checksum."""

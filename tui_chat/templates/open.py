@@ -21,5 +21,9 @@ def open_template(hint: TemplateHint, tokenizer: Tokenizer, name: str = "") -> T
     if wanted == "plain":
         return PlainTemplate(tokenizer)
     if wanted != hint.name or not hint.turns:
-        raise UsageError(f"there is no template {wanted[:80]!r}", "", "There are none, plain and the checkpoint's own")
+        raise UsageError(
+            f"there is no template {wanted[:80]!r}",
+            "",
+            "There are none, plain and the checkpoint's own",
+        )
     return RoleTemplate(wanted, tokenizer, hint.turns, hint.stop)

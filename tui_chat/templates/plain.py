@@ -1,6 +1,8 @@
-"""Turns as lines of a play, for base models that were never taught a template: "User: ...", "Assistant: ...".
+"""Turns as lines of a play, for base models that were never taught a template: "User: ...",
+"Assistant: ...".
 
-Works with any tokenizer, since it is ordinary text; the reply ends where the model begins the user's next line.
+Works with any tokenizer, since it is ordinary text; the reply ends where the model begins the
+user's next line.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ _LABELS = {"system": "", "user": "User:", "assistant": "Assistant:"}
 
 
 class PlainTemplate:
-    """Each turn is one paragraph, encoded as one text: a base model knows "User: Hi" with its usual tokens only."""
+    """Each turn is one paragraph, encoded as one text: a base model knows "User: Hi" with its usual
+    tokens only."""
 
     name = "plain"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.stop_ids: frozenset[int] = frozenset()
-        self.stop_strings = ("\nUser:", "\nAssistant:")
+        self.stop_strings: tuple[str, ...] = ("\nUser:", "\nAssistant:")
 
     def render(self, turns: Sequence[Turn], *, continue_last: bool = False) -> Rendered:
         """See templates.base.Template."""
@@ -32,7 +35,9 @@ class PlainTemplate:
         for n, turn in enumerate(turns):
             if turn.role not in _LABELS:
                 raise UsageError(
-                    f"the template plain has no role {str(turn.role)[:40]!r}", "", f"It has {', '.join(_LABELS)}"
+                    f"the template plain has no role {str(turn.role)[:40]!r}",
+                    "",
+                    f"It has {', '.join(_LABELS)}",
                 )
             starts.append(len(ids))
             if turn.role == "system" and not turn.text:

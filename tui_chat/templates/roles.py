@@ -1,7 +1,8 @@
 """Chat templates that are data: what stands before and after the text of each role.
 
-A control token in the data becomes its id. The text of a turn never does, whatever it spells: it is encoded on its own,
-as ordinary text. Each part is encoded by itself, so a turn has the same ids wherever it stands and its cache is reused.
+A control token in the data becomes its id. The text of a turn never does, whatever it spells: it is
+encoded on its own, as ordinary text. Each part is encoded by itself, so a turn has the same ids
+wherever it stands and its cache is reused.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ class RoleTemplate:
         self.name = name
         self._tokenizer = tokenizer
         self._around = {
-            role: (self._marks(before), self._marks(after)) for role, (before, after) in turns.items()
+            role: (self._marks(before), self._marks(after))
+            for role, (before, after) in turns.items()
         }
-        self.stop_ids = frozenset(tokenizer.special[text] for text in stop if text in tokenizer.special)
+        self.stop_ids = frozenset(
+            tokenizer.special[text] for text in stop if text in tokenizer.special
+        )
         self.stop_strings = tuple(text for text in stop if text not in tokenizer.special)
 
     def _marks(self, text: str) -> list[int]:
@@ -64,7 +68,9 @@ class RoleTemplate:
         return Rendered(ids, starts)
 
 
-def around(table: Mapping[str, tuple[list[int], list[int]]], role: str, name: str) -> tuple[list[int], list[int]]:
+def around(
+    table: Mapping[str, tuple[list[int], list[int]]], role: str, name: str
+) -> tuple[list[int], list[int]]:
     """What stands around a role's text. Raises UsageError for a role the template does not know."""
     if role not in table:
         raise UsageError(

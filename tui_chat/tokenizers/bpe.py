@@ -1,7 +1,7 @@
 """Byte-pair tokenizers that tiktoken runs: GPT-2's by name, and those that tokenizer_json.py reads.
 
-tiktoken does the splitting and merging; ids become bytes by a table of our own, so that no id can make it panic. The
-only tokenizer module that imports tiktoken at its top.
+tiktoken does the splitting and merging; ids become bytes by a table of our own, so that no id can
+make it panic. The only tokenizer module that imports tiktoken at its top.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import binascii
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,9 +22,7 @@ from tui_chat.errors import CheckpointError
 from tui_chat.settings import Paths
 
 # GPT-2's split, with possessive quantifiers: the same pieces, found faster.
-GPT2_PATTERN = (
-    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-)
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 GPT2_END = "<|endoftext|>"
 _GPT2_NAMES = ("gpt2", "r50k_base")  # two names for the same ranks
 _GPT2_RANKS = 50256
@@ -37,7 +36,8 @@ MAX_RANK_FILE = 64 * 1024 * 1024
 class Bpe:
     """A byte-pair tokenizer. `ids` beyond what has text decode to nothing.
 
-    `hidden`: control tokens decode to nothing. `raw_specials`: control tokens that `encode_raw` recognises by name.
+    `hidden`: control tokens decode to nothing. `raw_specials`: control tokens that `encode_raw`
+    recognises by name.
     """
 
     def __init__(
@@ -51,10 +51,11 @@ class Bpe:
         raw_specials: Iterable[str] = (),
         normalize: Callable[[str], str] | None = None,
     ) -> None:
-        """Raises CheckpointError for tables that cannot be: two pieces with one id, a pattern that does not parse."""
+        """Raises CheckpointError for tables that cannot be: two pieces with one id, a pattern that
+        does not parse."""
         _check(name, ranks, special)
         self.name = name
-        self.special = dict(special)
+        self.special: Mapping[str, int] = dict(special)
         self.vocab_size = max((*ranks.values(), *special.values())) + 1
         self._encoding = guarded(
             f"cannot use the tokenizer {name}",
@@ -73,14 +74,16 @@ class Bpe:
         self._raw = re.compile("(" + "|".join(map(re.escape, known)) + ")") if known else None
 
     def encode(self, text: str) -> list[int]:
-        # A lone surrogate has no UTF-8; typed by a user or made by a broken paste it must not end the program.
+        # A lone surrogate has no UTF-8; typed by a user or made by a broken paste it must not end
+        # the program.
         clean = text.encode("utf-8", "replace").decode()
         if self._normalize is not None:
             clean = self._normalize(clean)
         ids: list[int] = []
         for piece in pieces(clean):
             ids += guarded(
-                "the text cannot be encoded", lambda piece=piece: self._encoding.encode_ordinary(piece)
+                "the text cannot be encoded",
+                partial(self._encoding.encode_ordinary, piece),
             )
         return ids
 
@@ -138,11 +141,14 @@ def _check(name: str, ranks: Mapping[bytes, int], special: Mapping[str, int]) ->
         raise CheckpointError(title, "one of its control tokens is the empty text")
     lost = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if lost:
-        raise CheckpointError(title, f"it has no piece for {len(lost)} of the 256 bytes, e.g. {bytes(lost[:1])!r}")
+        raise CheckpointError(
+            title, f"it has no piece for {len(lost)} of the 256 bytes, e.g. {bytes(lost[:1])!r}"
+        )
 
 
 def pieces(text: str, size: int = PIECE) -> Iterable[str]:
-    """`text` in parts that give the same ids as the whole: cut only where a word ends before white space.
+    """`text` in parts that give the same ids as the whole: cut only where a word ends before white
+    space.
 
     A longer run of one kind is cut anyway; its ids may then differ from those of the whole.
     """
@@ -163,14 +169,21 @@ def pieces(text: str, size: int = PIECE) -> Iterable[str]:
 
 
 def open_named(
-    name: str, path: str = "", *, hidden: bool = False, raw_specials: Iterable[str] = ()
+    name: str,
+    path: str = "",
+    *,
+    beside: str = "",
+    hidden: bool = False,
+    raw_specials: Iterable[str] = (),
 ) -> Bpe:
-    """The encoding `name`, from a rank file where one is at hand, else from tiktoken, which may fetch it.
+    """The encoding `name`, from a rank file where one is at hand, else from tiktoken, which may
+    fetch it.
 
-    `path` is a rank file given outright. Raises CheckpointError.
+    `path` is a rank file given outright, `beside` a directory to look in as well. Raises
+    CheckpointError.
     """
     if name in _GPT2_NAMES or path:
-        file = path or _rank_file(name)
+        file = path or _rank_file(name, beside)
         if file:
             ranks = read_ranks(file)
             special = {GPT2_END: len(ranks)} if len(ranks) == _GPT2_RANKS else {}
@@ -187,9 +200,9 @@ def open_named(
     )
 
 
-def _rank_file(name: str) -> str:
+def _rank_file(name: str, beside: str) -> str:
     """A rank file on this machine, "" if there is none."""
-    folders = [os.environ.get(_DIRECTORY, ""), str(Paths.find().data / "tokenizers")]
+    folders = [os.environ.get(_DIRECTORY, ""), str(Paths.find().data / "tokenizers"), beside]
     names = _GPT2_NAMES if name in _GPT2_NAMES else (name,)
     for folder in folders:
         for file in names:
@@ -204,7 +217,8 @@ def _from_tiktoken(name: str) -> tiktoken.Encoding:
     try:
         return tiktoken.get_encoding("r50k_base" if name in _GPT2_NAMES else name)
     except Exception as error:
-        # Anything a download can end with: no network, no permission, a proxy's page instead of the file.
+        # Anything a download can end with: no network, no permission, a proxy's page instead of the
+        # file.
         file = "gpt2" if name in _GPT2_NAMES else name
         folder = Path(os.environ.get(_DIRECTORY) or Paths.find().data / "tokenizers")
         raise CheckpointError(

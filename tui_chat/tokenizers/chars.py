@@ -1,4 +1,5 @@
-"""nanoGPT's character tokenizer: one id for each character of the training text, from its meta.pkl."""
+"""nanoGPT's character tokenizer: one id for each character of the training text, from its
+meta.pkl."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def open_characters(path: str) -> Characters:
     ids, texts = tables
     if not isinstance(ids, dict) or not isinstance(texts, dict) or not texts:
         raise CheckpointError(
-            f"cannot open {shown_name(path)}", "it has no tables stoi and itos, as nanoGPT's meta.pkl has"
+            f"cannot open {shown_name(path)}",
+            "it has no tables stoi and itos, as nanoGPT's meta.pkl has",
         )
     if not all(isinstance(k, str) and _is_id(v) for k, v in ids.items()) or not all(
         _is_id(k) and isinstance(v, str) for k, v in texts.items()

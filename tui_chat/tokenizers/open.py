@@ -10,14 +10,14 @@ from tui_chat.tokenizers.chars import open_characters
 from tui_chat.tokenizers.none import IdsOnly
 
 
-def open_tokenizer(hint: TokenizerHint, spec: ModelSpec) -> Tokenizer:
-    """The tokenizer of a checkpoint.
+def open_tokenizer(hint: TokenizerHint, spec: ModelSpec, *, beside: str = "") -> Tokenizer:
+    """The tokenizer of a checkpoint. `beside` is a directory in which its files may lie.
 
     Raises CheckpointError where it cannot be read, or has ids that the model does not know.
     """
     if hint.kind == "none":
         return IdsOnly(spec.vocab_size)
-    tokenizer = _opened(hint)
+    tokenizer = _opened(hint, beside)
     if tokenizer.vocab_size > spec.vocab_size:
         raise CheckpointError(
             f"the tokenizer {tokenizer.name} does not belong to this model",
@@ -27,7 +27,7 @@ def open_tokenizer(hint: TokenizerHint, spec: ModelSpec) -> Tokenizer:
     return tokenizer
 
 
-def _opened(hint: TokenizerHint) -> Tokenizer:
+def _opened(hint: TokenizerHint, beside: str) -> Tokenizer:
     if hint.kind == "chars":
         return open_characters(hint.path)
     if hint.kind == "tokenizer.json":
@@ -39,6 +39,7 @@ def _opened(hint: TokenizerHint) -> Tokenizer:
     return open_named(
         hint.name,
         hint.path,
+        beside=beside,
         hidden=hint.drop_special,
         raw_specials=hint.text_specials,
     )

@@ -1,4 +1,5 @@
-"""Tokens of a reply as text while it is being made: one object per reply, never half a character."""
+"""Tokens of a reply as text while it is being made: one object per reply, never half a
+character."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from tui_chat.tokenizers.base import Tokenizer
 
 
 class TextStream:
-    """Turns ids into text one by one. Bytes of an unfinished character wait for the next id; bad ones become U+FFFD.
+    """Turns ids into text one by one. Bytes of an unfinished character wait for the next id; bad
+    ones become U+FFFD.
 
     The pieces joined are exactly `decode` of all ids.
     """

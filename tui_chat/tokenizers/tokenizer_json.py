@@ -1,7 +1,8 @@
 """Reads a byte-level BPE tokenizer.json into a tokenizer that tiktoken runs.
 
-The pieces of such a file spell bytes in GPT-2's alphabet; undone, they are tiktoken's ranks. Merges that do not follow
-the order of ids, normalizers and pre-tokenizers other than those named here are refused rather than approximated.
+The pieces of such a file spell bytes in GPT-2's alphabet; undone, they are tiktoken's ranks. Merges
+that do not follow the order of ids, normalizers and pre-tokenizers other than those named here are
+refused rather than approximated.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from tui_chat.checkpoint.source import read_json
 from tui_chat.errors import CheckpointError
 from tui_chat.tokenizers.bpe import GPT2_PATTERN, Bpe
 
-# Digits stand alone, and what is left is split as by GPT-2. A run of spaces before a digit ends there, as it would at
-# the end of the text, so it stays whole: hence the digit in the look-ahead.
+# Digits stand alone, and what is left is split as by GPT-2. A run of spaces before a digit ends
+# there, as it would at the end of the text, so it stays whole: hence the digit in the look-ahead.
 DIGITS_PATTERN = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++|\p{N}| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?![^\s\p{N}])|\s"
 )
@@ -44,7 +45,9 @@ def _opened(path: str, hidden: bool) -> Bpe:
     if model.get("byte_fallback"):
         raise _Unsupported("it is of the SentencePiece kind (byte_fallback), which is not read yet")
     if said.get("normalizer") is not None:
-        raise _Unsupported(f"it normalizes the text ({_type(said['normalizer'])}), which is not read yet")
+        raise _Unsupported(
+            f"it normalizes the text ({_type(said['normalizer'])}), which is not read yet"
+        )
     pattern = _pattern(said.get("pre_tokenizer"))
     special = _special(said.get("added_tokens"))
     ranks = _ranks(model, set(special.values()))
@@ -83,7 +86,12 @@ def _special(part: object) -> dict[str, int]:
     found: dict[str, int] = {}
     for row in part if isinstance(part, list) else []:
         text, token = mapping(row).get("content"), mapping(row).get("id")
-        if not isinstance(text, str) or not isinstance(token, int) or isinstance(token, bool) or text in found:
+        if (
+            not isinstance(text, str)
+            or not isinstance(token, int)
+            or isinstance(token, bool)
+            or text in found
+        ):
             raise _Unsupported("one of its added tokens has no text or no id")
         found[text] = token
     return found
@@ -107,11 +115,17 @@ def _ranks(model: Mapping[str, object], taken: set[int]) -> dict[bytes, int]:
     last = -1
     for merge in merges:
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(p, str) for p in pair)
+        ):
             raise _Unsupported("one of its merges is not a pair of pieces")
         token = vocab.get(pair[0] + pair[1])
         if not isinstance(token, int) or pair[0] not in vocab or pair[1] not in vocab:
-            raise _Unsupported(f"it merges {pair[0][:20]!r} and {pair[1][:20]!r}, which are not all pieces")
+            raise _Unsupported(
+                f"it merges {pair[0][:20]!r} and {pair[1][:20]!r}, which are not all pieces"
+            )
         if token <= last and model.get("ignore_merges") is not True:
             raise _Unsupported("its merges do not follow the order of its ids, which is not read")
         last = max(last, token)
@@ -119,7 +133,8 @@ def _ranks(model: Mapping[str, object], taken: set[int]) -> dict[bytes, int]:
 
 
 def byte_alphabet() -> dict[int, str]:
-    """GPT-2's letters for the 256 bytes: printable ones stand for themselves, the others follow from U+0100 on."""
+    """GPT-2's letters for the 256 bytes: printable ones stand for themselves, the others follow
+    from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {

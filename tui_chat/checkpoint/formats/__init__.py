@@ -19,7 +19,8 @@ class Format(Protocol):
     NAME: str
 
     def recognise(self, source: Source) -> float:
-        """How surely `source` is of this format. Raises CheckpointError where the file cannot be read at all."""
+        """How surely `source` is of this format. Raises CheckpointError where the file cannot be
+        read at all."""
         ...
 
     def describe(self, source: Source) -> Description:

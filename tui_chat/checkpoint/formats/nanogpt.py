@@ -1,11 +1,13 @@
 """nanoGPT and build-nanogpt: GPT-2 shaped, one fused c_attn, the head tied to the embedding.
 
-nanoGPT keeps its sizes in `model_args` (a dict), build-nanogpt in `config` (an object of the script's own class, read
-as a record). Files that were trimmed to the weights open too, as far as the tensors tell: all but the number of heads.
+nanoGPT keeps its sizes in `model_args` (a dict), build-nanogpt in `config` (an object of the
+script's own class, read as a record). Files that were trimmed to the weights open too, as far as
+the tensors tell: all but the number of heads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -57,11 +59,18 @@ def recognise(source: Source) -> float:
     if source.is_dir:
         return 0.0
     tensors = _tensors(source)[0]
-    embed, qkv = tensors.get("transformer.wte.weight"), tensors.get("transformer.h.0.attn.c_attn.weight")
+    embed, qkv = (
+        tensors.get("transformer.wte.weight"),
+        tensors.get("transformer.h.0.attn.c_attn.weight"),
+    )
     if not isinstance(embed, TensorRef) or not isinstance(qkv, TensorRef):
         return 0.0
     # Hugging Face's GPT-2 has the same names, but its matrices are stored [in, out].
-    if "transformer.wpe.weight" not in tensors or len(qkv.shape) != 2 or qkv.shape[0] != 3 * qkv.shape[1]:
+    if (
+        "transformer.wpe.weight" not in tensors
+        or len(qkv.shape) != 2
+        or qkv.shape[0] != 3 * qkv.shape[1]
+    ):
         return 0.0
     return 0.9
 
@@ -71,7 +80,10 @@ def describe(source: Source) -> Description:
     warnings = [f"names began with {', '.join(removed)}, which was removed"] if removed else []
     said = _settings(source)
     build = "model_args" not in source.root and isinstance(source.root.get("config"), Opaque)
-    embed, positions = _matrix(tensors, "transformer.wte.weight"), _matrix(tensors, "transformer.wpe.weight")
+    embed, positions = (
+        _matrix(tensors, "transformer.wte.weight"),
+        _matrix(tensors, "transformer.wpe.weight"),
+    )
     shown: dict[str, object] = {
         "vocab_size": embed.shape[0],
         "n_embd": embed.shape[1],
@@ -93,7 +105,8 @@ def describe(source: Source) -> Description:
             "norm": "layernorm",
             "norm_eps": 1e-5,
             "position": "learned",
-            # nanoGPT had the tanh approximation until May 2023; the file does not say, the difference is tiny.
+            # nanoGPT had the tanh approximation until May 2023; the file does not say, the
+            # difference is tiny.
             "activation": "gelu_tanh" if build else "gelu",
         },
         tensors=tensors,
@@ -131,7 +144,8 @@ def _matrix(tensors: Mapping[str, object], name: str) -> TensorRef:
 
 
 def _settings(source: Source) -> Mapping[str, object]:
-    """The sizes as the file says them; what `model_args` leaves out, the script's own settings may say."""
+    """The sizes as the file says them; what `model_args` leaves out, the script's own settings may
+    say."""
     said: dict[str, object] = {}
     for key in reversed(_SETTINGS):
         values = mapping(source.root.get(key))
@@ -153,7 +167,9 @@ def _tokenizer(source: Source, rows: int, warnings: list[str]) -> TokenizerHint:
     for path in _meta_files(source, name):
         ids = _meta_ids(path)
         if 0 < ids <= rows and (name or ids == rows):
-            return TokenizerHint(kind="chars", path=path, source=_where(source, path), vocab_size=ids)
+            return TokenizerHint(
+                kind="chars", path=path, source=_where(source, path), vocab_size=ids
+            )
     if GPT2_IDS <= rows <= GPT2_MOST:
         return TokenizerHint(
             kind="tiktoken",
@@ -165,30 +181,32 @@ def _tokenizer(source: Source, rows: int, warnings: list[str]) -> TokenizerHint:
         )
     place = f"data/{name}/meta.pkl" if name else "meta.pkl"
     warnings.append(
-        f"no tokenizer found for {rows} ids: put the {place} of the training beside the checkpoint, "
-        "or name it with --tokenizer; until then only ids are shown"
+        f"no tokenizer found for {rows} ids: put the {place} of the training beside the "
+        "checkpoint, or name it with --tokenizer; until then only ids are shown"
     )
     return TokenizerHint(kind="none", source="no meta.pkl found", vocab_size=rows)
 
 
 def _bare(name: str) -> bool:
     parts = name.replace("\\", "/").split("/")
-    return all(part not in ("", ".", "..") and ":" not in part for part in parts) and len(name) < 200
+    return (
+        all(part not in ("", ".", "..") and ":" not in part for part in parts) and len(name) < 200
+    )
 
 
 def _meta_files(source: Source, dataset: str) -> list[str]:
     """Where nanoGPT's scripts and people's habits leave meta.pkl, the surest place first."""
     if dataset:
-        places = [("meta.pkl",)]
+        places: list[tuple[str, ...]] = [("meta.pkl",)]
         for up in ("", "..", "../..", "../../.."):
             places += [(up, "data", dataset, "meta.pkl"), (up, dataset, "meta.pkl")]
         return [path for path in (source.near(*place) for place in places) if path]
     found = [source.near("meta.pkl")]
     data = os.path.join(source.folder, "..", "data")
-    try:
-        found += [source.near("..", "data", name, "meta.pkl") for name in sorted(os.listdir(data))[:200]]
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        found += [
+            source.near("..", "data", name, "meta.pkl") for name in sorted(os.listdir(data))[:200]
+        ]
     return [path for path in found if path]
 
 
@@ -207,4 +225,8 @@ def _characters(meta: object) -> Mapping[object, object]:
 
 
 def _where(source: Source, path: str) -> str:
-    return os.path.relpath(path, source.folder) if os.path.dirname(path) != source.folder else shown_name(path)
+    return (
+        os.path.relpath(path, source.folder)
+        if os.path.dirname(path) != source.folder
+        else shown_name(path)
+    )

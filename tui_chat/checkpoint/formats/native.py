@@ -1,7 +1,8 @@
 """tui-chat's own format: safetensors whose metadata says everything, under canonical names.
 
-Written by checkpoints/train_demo.py. All metadata values are texts, as safetensors demands; `spec`, `losses` and
-`template` are JSON. The tokenizer lies beside the file under the name that `tokenizer` gives.
+Written by checkpoints/train_demo.py. All metadata values are texts, as safetensors demands; `spec`,
+`losses` and `template` are JSON. The tokenizer lies beside the file under the name that `tokenizer`
+gives.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ NAMES: Table = {
 }
 
 SPEC_FIELDS = (
-    "vocab_size", "n_layer", "n_head", "n_kv_head", "head_dim", "n_embd", "context_length", "norm", "norm_eps",
-    "position", "rope_theta", "rope_layout", "activation", "gated", "qk_norm",
+    "vocab_size", "n_layer", "n_head", "n_kv_head", "head_dim", "n_embd", "context_length",
+    "norm", "norm_eps", "position", "rope_theta", "rope_layout", "activation", "gated", "qk_norm",
 )  # fmt: skip
 
 
@@ -61,7 +62,9 @@ def describe(source: Source) -> Description:
     said = source.archive.metadata
     if said.get("format_version", VERSION) != VERSION:
         raise CheckpointError(
-            "the file is newer than this program", f"its format is {said['format_version'][:20]!r}", "Update tui-chat"
+            "the file is newer than this program",
+            f"its format is {said['format_version'][:20]!r}",
+            "Update tui-chat",
         )
     spec = _table(source, "spec")
     tokenizer = _tokenizer(source, said)
@@ -109,7 +112,8 @@ def _tokenizer(source: Source, said: Mapping[str, str]) -> TokenizerHint:
 
 
 def _stop_ids(tokenizer: TokenizerHint, stops: tuple[str, ...]) -> tuple[int, ...]:
-    """Ids of the texts in the tokenizer's list of control tokens. A tokenizer that cannot be read says so later."""
+    """Ids of the texts in the tokenizer's list of control tokens. A tokenizer that cannot be read
+    says so later."""
     try:
         added = mapping(read_json(tokenizer.path)).get("added_tokens")
     except CheckpointError:
@@ -126,10 +130,18 @@ def _template(source: Source) -> TemplateHint:
     turns: dict[str, tuple[str, str]] = {}
     for role in ("system", "user", "assistant"):
         around = said.get(role)
-        if isinstance(around, list) and len(around) == 2 and all(isinstance(part, str) for part in around):
+        if (
+            isinstance(around, list)
+            and len(around) == 2
+            and all(isinstance(part, str) for part in around)
+        ):
             turns[role] = (around[0], around[1])
     stop = said.get("stop")
     stops = tuple(text for text in stop if isinstance(text, str)) if isinstance(stop, list) else ()
     if not {"user", "assistant"} <= turns.keys():
-        raise refused(source.path, Damaged("its template does not say how user and assistant are marked"))
-    return TemplateHint(name=str(said.get("name") or "own"), source="named in the file", turns=turns, stop=stops)
+        raise refused(
+            source.path, Damaged("its template does not say how user and assistant are marked")
+        )
+    return TemplateHint(
+        name=str(said.get("name") or "own"), source="named in the file", turns=turns, stop=stops
+    )

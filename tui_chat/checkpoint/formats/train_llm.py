@@ -1,8 +1,8 @@
 """train-llm-from-scratch: base, SFT, reward, DPO, PPO and GRPO stages, and the older trainer.
 
-One matrix for each head and each of key, query, value; ReLU; an untied head with a bias. The shapes say the truth, the
-settings in the file are only held against them. Its own reader keeps random weights for a compiled run whose names
-begin with `_orig_mod.`; here missing tensors are an error.
+One matrix for each head and each of key, query, value; ReLU; an untied head with a bias. The shapes
+say the truth, the settings in the file are only held against them. Its own reader keeps random
+weights for a compiled run whose names begin with `_orig_mod.`; here missing tensors are an error.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def recognise(source: Source) -> float:
     if source.is_dir:
         return 0.0
     tensors = _tensors(source)[0]
-    tell_tale = ("token_embed.weight", "position_embed.weight", "attn_blocks.0.attn.heads.0.key.weight")
+    tell_tale = (
+        "token_embed.weight",
+        "position_embed.weight",
+        "attn_blocks.0.attn.heads.0.key.weight",
+    )
     return sum(name in tensors for name in tell_tale) / len(tell_tale)
 
 
@@ -70,7 +74,9 @@ def describe(source: Source) -> Description:
     embed, positions = tensors.get("token_embed.weight"), tensors.get("position_embed.weight")
     for name, ref in (("token_embed.weight", embed), ("position_embed.weight", positions)):
         if not isinstance(ref, TensorRef) or len(ref.shape) != 2:
-            raise CheckpointError("the tensors do not fit the format", f"{name} is missing or no matrix")
+            raise CheckpointError(
+                "the tensors do not fit the format", f"{name} is missing or no matrix"
+            )
     assert isinstance(embed, TensorRef) and isinstance(positions, TensorRef)
     shown: dict[str, object] = {
         "vocab_size": embed.shape[0],
@@ -83,10 +89,16 @@ def describe(source: Source) -> Description:
     agree(shown, said, {ours: word for ours, word in _WORDS.items() if ours not in source.config})
     output = "attn_blocks.0.attn.proj.weight" in tensors
     if not output:
-        warnings.append("there is no attn.proj: the heads are added to the stream directly, as before 2026-05-30")
+        warnings.append(
+            "there is no attn.proj: the heads are added to the stream directly, "
+            "as in files from before 2026-05-30"
+        )
     stage = str(root.get("stage") or "")
     if any(name.startswith("reward_head.") for name in tensors):
-        warnings.append("this is a reward model: its language head was not trained with it, so its text is a curiosity")
+        warnings.append(
+            "this is a reward model: its language head was not trained with it, "
+            "so its text is a curiosity"
+        )
     tokenizer = _tokenizer(embed.shape[0], warnings)
     return Description(
         format=NAME,
@@ -130,8 +142,8 @@ def _tokenizer(rows: int, warnings: list[str]) -> TokenizerHint:
             drop_special=True,
         )
     warnings.append(
-        f"the trainer's tokenizer (r50k_base) has {R50K_IDS} ids, the model only {rows}: name the one it was trained "
-        "with by --tokenizer; until then only ids are shown"
+        f"the trainer's tokenizer (r50k_base) has {R50K_IDS} ids, the model only {rows}: "
+        "name the one it was trained with by --tokenizer; until then only ids are shown"
     )
     return TokenizerHint(kind="none", source="the vocabulary is not the trainer's", vocab_size=rows)
 
