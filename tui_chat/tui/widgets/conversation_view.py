@@ -155,7 +155,7 @@ class ConversationView(ScrollView, can_focus=True):
         return list(self._layout)
 
     def __contains__(self, block_id: object) -> bool:
-        return block_id in self._layout
+        return isinstance(block_id, str) and block_id in self._layout
 
     def block(self, block_id: str) -> Block:
         """The block with that id. Raises KeyError."""
@@ -521,7 +521,7 @@ class ConversationView(ScrollView, can_focus=True):
 
     def _look(self) -> Look:
         component = self.get_component_rich_style
-        text = {kind: component(f"conversation--{kind}") for kind in _KINDS}
+        text: dict[str, Style] = {kind: component(f"conversation--{kind}") for kind in _KINDS}
         head = {
             kind: component(f"conversation--{kind}-head")
             for kind in ("user", "assistant", "system", "error")
