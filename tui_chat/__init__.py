@@ -6,11 +6,14 @@ loads nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+# Not from typing: `python -m tui_chat` comes here before __main__ can drop the working directory
+# from the import path, and a typing.py might lie there.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from tui_chat.engine.api import Checkpoint
 
 
