@@ -42,8 +42,10 @@ class Checkpoint:
         return self.loaded.info
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text; it never becomes a control token."""
-        return self.loaded.tokenizer.encode(text)
+        """Ids of a text as the checkpoint's training system reads one; chats go through
+        `prompt_ids`.
+        """
+        return self.loaded.tokenizer.encode_raw(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.loaded.tokenizer.decode(ids)

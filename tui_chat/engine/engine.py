@@ -45,12 +45,11 @@ class Lane:
         self.checkpoint = checkpoint
         self.cache: KVCache = checkpoint.model.new_cache()
         self.writer: Reply | None = None  # the reply whose tokens the cache ends with
-        tokenizer = checkpoint.tokenizer
         self.window = ContextWindow(
-            tokenizer,
+            checkpoint.tokenizer,
             checkpoint.chat_template,
             checkpoint.context_length,
-            checkpoint.info.stop_ids[:1] or tokenizer.encode("\n"),
+            checkpoint.start_ids,
         )
 
     def reply(self, prompt: Prompt, params: SamplingParams, request_id: str = "") -> Reply:
@@ -80,13 +79,10 @@ class Lane:
         self.writer = None
         use_threads(self.checkpoint.threads)
         reuse(model, self.cache, recent)
-        running = prefill(model, self.cache, recent)
-        while True:
-            try:
-                next(running)
-            except StopIteration as end:
-                logits: Tensor = end.value
+        for _, logits in prefill(model, self.cache, recent):
+            if logits is not None:
                 return self.offered(logits)
+        raise AssertionError("a prefill ends with logits")
 
     def offered(self, logits: Tensor) -> Tensor:
         """The logits a token is drawn from: those of the tokenizer's ids, on the CPU."""
@@ -238,22 +234,25 @@ class Reply:
         meanwhile.
         """
         lane, model = self.lane, self.lane.checkpoint.model
-        lane.writer, self._context = self, list(ids)
-        reuse(model, lane.cache, ids)
-        running = prefill(model, lane.cache, ids)
+        self._context = list(ids)
+        robbed = False
         while not self._cancelled:
-            if lane.writer is not self:  # begin again: the cache is another reply's now
-                return (yield from self._prefill(ids))
-            use_threads(lane.checkpoint.threads)
-            began = time.perf_counter()
-            try:
-                done = next(running)
-            except StopIteration as end:
-                logits: Tensor = end.value
-                return logits
-            finally:
+            lane.writer = self
+            reuse(model, lane.cache, ids)
+            running = prefill(model, lane.cache, ids)
+            while not self._cancelled and lane.writer is self:
+                use_threads(lane.checkpoint.threads)
+                began = time.perf_counter()
+                done, logits = next(running)
                 self._prefill_seconds += time.perf_counter() - began
-            yield PrefillProgress(request_id=self.request_id, done=done, total=len(ids))
+                if logits is not None:
+                    yield PrefillProgress(request_id=self.request_id, done=done, total=len(ids))
+                    return logits
+                if not robbed:
+                    yield PrefillProgress(request_id=self.request_id, done=done, total=len(ids))
+            # Another reply has taken the lane. Begin again, and this time without a pause: two that
+            # rob each other in turn would never get to the end.
+            robbed = True
         return None
 
     def _stop_strings(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ no stop rule.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -44,21 +44,22 @@ def reuse(model: Model, cache: KVCache, ids: Sequence[int]) -> int:
     return shared
 
 
-def prefill(model: Model, cache: KVCache, ids: Sequence[int]) -> Generator[int, None, Tensor]:
-    """Run the ids behind the cache, chunk by chunk. Yields how many are done; returns the last
-    logits, (V,).
+def prefill(
+    model: Model, cache: KVCache, ids: Sequence[int]
+) -> Iterator[tuple[int, Tensor | None]]:
+    """Run the ids behind the cache, chunk by chunk.
+
+    Yields how many are done; with the last chunk also the logits that follow, (vocab_size,).
     """
-    done, logits = len(cache), None
+    done = len(cache)
     chunk = PREFILL_CHUNK if model.incremental else len(ids)
     while done < len(ids):
         logits = model.forward(ids[done : done + chunk], cache)
         done = min(done + chunk, len(ids))
-        yield done
-    assert logits is not None
-    return logits
+        yield done, logits if done == len(ids) else None
 
 
-def score(model: Model, ids: Sequence[int], offered: int) -> Generator[list[float], None, None]:
+def score(model: Model, ids: Sequence[int], offered: int) -> Iterator[list[float]]:
     """Log-probability of each id but the first, given those before it, chunk by chunk."""
     cache = model.new_cache()
     chunk = PREFILL_CHUNK if model.incremental else len(ids)

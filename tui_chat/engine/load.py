@@ -78,6 +78,13 @@ class LoadedCheckpoint:
             else 0
         )
 
+    @property
+    def start_ids(self) -> list[int]:
+        """What a text from nothing begins with: the end of a document before, else a new line."""
+        special = self.tokenizer.special
+        ends = [special[text] for text in END_TOKENS if text in special]
+        return ends[:1] or list(self.info.stop_ids[:1]) or self.tokenizer.encode("\n")
+
     @functools.cached_property
     def chat_template(self) -> Template:
         """The checkpoint's template, or plain "User:" and "Assistant:" lines where it has none."""

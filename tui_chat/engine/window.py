@@ -80,7 +80,7 @@ class ContextWindow:
         if prompt.ids is not None:
             return list(prompt.ids)
         if prompt.mode == "raw":
-            return self.tokenizer.encode(prompt.text)
+            return self.tokenizer.encode_raw(prompt.text)
         return self._render(prompt, prompt.turns).ids if prompt.turns else []
 
     # ---- ids and texts
@@ -92,7 +92,7 @@ class ContextWindow:
         return Fitted(kept, dropped_tokens=len(ids) - len(kept))
 
     def _fit_text(self, text: str, room: int) -> Fitted:
-        ids = self.tokenizer.encode(text) if text else list(self._start_ids)
+        ids = self.tokenizer.encode_raw(text) if text else list(self._start_ids)
         if text and not ids:
             raise UsageError(
                 "the text cannot be read by this model",
@@ -104,11 +104,11 @@ class ContextWindow:
             return Fitted(ids)
         cut = len(self._dropped_text)
         if cut and text.startswith(self._dropped_text):
-            kept = self.tokenizer.encode(text[cut:])
+            kept = self.tokenizer.encode_raw(text[cut:])
             if 0 < len(kept) <= room:
                 return Fitted(kept, 0, cut, len(ids) - len(kept))
         cut = self._chars(text, ids[: len(ids) - self.context_length // 2])
-        kept = self.tokenizer.encode(text[cut:])
+        kept = self.tokenizer.encode_raw(text[cut:])
         # Cut in the middle of a word, the text can take more tokens than before; never more than
         # fit.
         kept = kept[-room:] or ids[-1:]

@@ -65,7 +65,7 @@ class Worker:
     def __init__(self, emit: Callable[[Event], None], *, memory_budget: int | None = None) -> None:
         self._emit_event = emit
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
-        self._deferred: deque[Request] = deque()
+        self._pending: deque[Request] = deque()
         self._counts: dict[str, CountTokens] = {}
         self._lanes: dict[str, Lane] = {}
         self._running: dict[str, _Running] = {}
@@ -109,23 +109,23 @@ class Worker:
 
     def _turn(self) -> None:
         """One round: all requests that wait, then a slice for every running lane."""
-        for request in self._waiting(block=not self._running):
-            self._handle(request)
+        self._collect(block=not self._running and not self._pending)
+        while self._pending:
+            self._handle(self._pending.popleft())
         for count in list(self._counts.values()):
             self._count(count)
         for lane in list(self._running):
             self._advance(lane)
 
-    def _waiting(self, *, block: bool) -> list[Request]:
-        found = list(self._deferred)
-        self._deferred.clear()
-        if block and not found:
-            found.append(self._requests.get())  # idle: sleeps here
+    def _collect(self, *, block: bool) -> None:
+        """Move what was sent to `_pending`; with `block` sleep until there is something."""
+        if block:
+            self._pending.append(self._requests.get())
         while True:
             try:
-                found.append(self._requests.get_nowait())
+                self._pending.append(self._requests.get_nowait())
             except queue.Empty:
-                return found
+                return
 
     def _emit(self, event: Event) -> None:
         try:
@@ -300,30 +300,26 @@ class Worker:
         loading.
         """
         assert self._loading is not None
-        for request in self._waiting_now():
+        self._collect(block=False)
+        later: deque[Request] = deque()
+        while self._pending:
+            request = self._pending.popleft()
             match request:
                 case CancelLoad(lane=lane) if lane == self._loading.lane:
                     self._load_cancelled = True
                 case Load(lane=lane) if lane == self._loading.lane:
                     self._load_cancelled = True  # a newer wish for the same lane
-                    self._deferred.append(request)
+                    later.append(request)
                 case Stop() | SetSampling() | CountTokens():
                     self._handle(request)
                 case Generate(lane=lane) if lane != self._loading.lane:
                     self._handle(request)
                 case _:
-                    self._deferred.append(request)
+                    later.append(request)
+        self._pending = later
         for lane in list(self._running):
             self._advance(lane)
         return self._load_cancelled or self._closing
-
-    def _waiting_now(self) -> list[Request]:
-        found: list[Request] = []
-        while True:
-            try:
-                found.append(self._requests.get_nowait())
-            except queue.Empty:
-                return found
 
     def _drop_lane(self, name: str) -> None:
         self._lanes.pop(name, None)
