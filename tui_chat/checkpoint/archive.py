@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tui_chat.checkpoint.files import Damaged, RegularFile, Stamp, refused
+from tui_chat.checkpoint.files import Damaged, RegularFile, Stamp, being_written, refused
 from tui_chat.checkpoint.pickles import MAX_BYTES, Truncated, read_pickle
 from tui_chat.checkpoint.plain import no_storage, plain
 from tui_chat.checkpoint.tensors import (
@@ -80,9 +80,9 @@ def read_archive(path: str) -> Archive:
     with RegularFile(path) as file:
         try:
             kind, root, metadata = _read(file)
-        except Damaged:
+        except Damaged as error:
             if not file.unchanged():
-                error = Damaged("it is being written; try again in a moment")
+                raise being_written(path) from None
             raise refused(path, error) from None
         return Archive(path, kind, root, file.stamp, file.modified, metadata)
 

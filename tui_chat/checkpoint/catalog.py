@@ -76,8 +76,8 @@ def describe(
 
 
 def _described(source: Source) -> CheckpointInfo:
-    best = max(FORMATS, key=lambda form: form.recognise(source))
-    if best.recognise(source) < 0.5:
+    sure, best = max(((form.recognise(source), form) for form in FORMATS), key=lambda pair: pair[0])
+    if sure < 0.5:
         raise _unknown(source)
     try:
         found = best.describe(source)

@@ -113,3 +113,10 @@ def unopened(path: str, error: OSError | ValueError) -> CheckpointError:
 def refused(path: str, error: Damaged) -> CheckpointError:
     """The error for people when a reader found `path` damaged or unreadable."""
     return CheckpointError(f"cannot open {shown_name(path)}", str(error))
+
+
+def being_written(path: str) -> CheckpointError:
+    """The error for people when a file changes while it is read, as when a training run saves."""
+    return CheckpointError(
+        f"cannot open {shown_name(path)}", "it is being written", "Try again in a moment"
+    )

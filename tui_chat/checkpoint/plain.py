@@ -50,9 +50,21 @@ def no_storage(key: str, nbytes: int) -> Storage:
     raise Damaged(f"it names the storage {key[:40]!r} but has none")
 
 
+# Two thirds of a checkpoint, and nothing that a model needs to speak.
+NEVER_READ = frozenset(("optimizer", "optimizer_state_dict", "optimizer_state", "optimizers"))
+
+
 def plain(value: object, storage_of: StorageOf = no_storage) -> object:
-    """`value` without records: data, TensorRef and Opaque. Raises Damaged."""
-    return _Plain(storage_of).of(value, 0)
+    """`value` without records: data, TensorRef and Opaque. Raises Damaged.
+
+    The state of the optimizer, where it stands at the top, is left out unseen.
+    """
+    reader = _Plain(storage_of)
+    if isinstance(value, Record):
+        value = value.entries if str(value.cls) in _DICTS else value
+    if isinstance(value, dict):
+        value = {k: v for k, v in value.items() if k not in NEVER_READ}
+    return reader.of(value, 0)
 
 
 class _Plain:
@@ -102,7 +114,7 @@ class _Plain:
 
     def record(self, record: Record, depth: int) -> object:
         name, args = str(record.cls), record.args
-        if name in ("collections.OrderedDict", "collections.defaultdict", "builtins.dict"):
+        if name in _DICTS:
             return self.of(record.entries, depth)
         if name in _TENSORS:
             return self.tensor(name, args)
@@ -153,6 +165,7 @@ class _Plain:
         return checked(dtype, shape, stride, args[1], storage)
 
 
+_DICTS = frozenset(("collections.OrderedDict", "collections.defaultdict", "builtins.dict"))
 _TENSORS = frozenset(
     f"torch._utils.{name}"
     for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")

@@ -13,7 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tui_chat.checkpoint.files import Damaged, RegularFile, Stamp, refused, shown_name
+from tui_chat.checkpoint.files import (
+    Damaged,
+    RegularFile,
+    Stamp,
+    being_written,
+    refused,
+    shown_name,
+)
 from tui_chat.checkpoint.names import Recipe
 from tui_chat.checkpoint.tensors import Storage, TensorRef
 from tui_chat.errors import CheckpointError
@@ -116,7 +123,7 @@ class _Reader:
             found[name] = self._built(recipes[name], dtype, device)
         for path, file in self.files.items():
             if not file.unchanged():
-                raise _being_written(path)
+                raise being_written(path)
         self.progress(1.0)
         return {name: found[name] for name in recipes}
 
@@ -175,7 +182,7 @@ class _Reader:
                 raise Damaged(f"the tensor data in {storage.label} does not match its checksum")
         except Damaged as error:
             if not file.unchanged():
-                raise _being_written(storage.file) from None
+                raise being_written(storage.file) from None
             raise refused(storage.file, error) from None
         return torch.frombuffer(buffer, dtype=torch.uint8)
 
@@ -184,11 +191,5 @@ class _Reader:
         if file is None:
             file = self.files[path] = RegularFile(path)
             if file.stamp != self.plan.stamps[path]:
-                raise _being_written(path)
+                raise being_written(path)
         return file
-
-
-def _being_written(path: str) -> CheckpointError:
-    return CheckpointError(
-        f"cannot open {shown_name(path)}", "it is being written", "Try again in a moment"
-    )
