@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tui_chat
+from tui_chat.cli import options
+from tui_chat.cli.inspect import bytes_in_words, count
+from tui_chat.cli.output import table
+from tui_chat.conversation import Conversation, Receipt
+from tui_chat.sampling import KNOBS
+from tui_chat.sessions.records import ChatMeta
+from tui_chat.sessions.store import Store
+from tui_chat.settings import Paths
+
+from .conftest import BASE, CHAT, CHECKPOINTS, Run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# ---- next, score
+
+
+def test_the_next_token_table_holds_the_models_own_logits(run: Run) -> None:
+    found = run("next", BASE, "The", "--top", "5", "--top-k", "2", "--json").json
+    checkpoint = tui_chat.open(BASE)
+    logits = checkpoint.next_logits(found["prompt_ids"])
+    best = logits.topk(5)
+    rows = found["tokens"]
+    assert [row["id"] for row in rows] == best.indices.tolist()
+    assert [row["logit"] for row in rows] == pytest.approx(best.values.tolist())
+    assert [row["cut_by"] for row in rows] == [None, None, "top_k", "top_k", "top_k"]
+    assert sum(row["kept_prob"] for row in rows) == pytest.approx(1)
+    probs = logits.double().softmax(0)
+    assert found["entropy_bits"] == pytest.approx(float(-(probs * probs.log2()).sum()))
+    assert [row["logprob"] for row in rows] == pytest.approx(probs[best.indices].log().tolist())
+
+
+def test_all_rows_are_the_whole_vocabulary(run: Run) -> None:
+    rows = run("next", BASE, "The", "--top", "0", "--json").json["tokens"]
+    assert len(rows) == len({row["id"] for row in rows}) == 640
+
+
+def test_the_next_token_table_for_people(run: Run) -> None:
+    lines = run("next", BASE, "The", "--top", "3", "--greedy").out.splitlines()
+    assert lines[0].split() == ["id", "token", "logit", "logprob", "prob", "kept", "cut", "by"]
+    assert lines[1].endswith("100.00%") and lines[2].endswith("temperature")
+    assert lines[-1].endswith("bits · greedy")
+
+
+def test_the_score_of_a_text_is_the_sum_of_its_tokens(run: Run) -> None:
+    found = run("score", BASE, "The cat sat.", "--json").json
+    assert found["logprobs"][0] is None and len(found["logprobs"]) == len(found["ids"])
+    known = found["logprobs"][1:]
+    assert found["nll"] == pytest.approx(-sum(known))
+    assert found["perplexity"] == pytest.approx(2.718281828 ** (found["nll"] / len(known)))
+    checkpoint = tui_chat.open(BASE)
+    size = sum(len(checkpoint.loaded.tokenizer.token_bytes(i)) for i in found["ids"][1:])
+    assert found["bits_per_byte"] == pytest.approx(found["nll"] / 0.69314718056 / size)
+    step = checkpoint.next_logits(found["ids"][:-1]).log_softmax(0)
+    assert known[-1] == pytest.approx(float(step[found["ids"][-1]]), abs=1e-4)
+    text = run("score", BASE, "The cat sat.").out
+    assert f"{len(known)} tokens scored" in text
+
+
+def test_one_token_alone_cannot_be_scored(run: Run) -> None:
+    done = run("score", BASE, "--ids", "5")
+    assert done.status == 2 and "1 tokens" in done.err
+
+
+# ---- inspect, list, paths
+
+
+def test_inspect_says_what_was_understood_and_why(run: Run) -> None:
+    found = run("inspect", CHAT, "--json").json
+    for name in (
+        "path", "format", "spec", "parameters", "dtype", "run", "step", "losses", "tokenizer",
+        "template", "stop_ids", "mode", "warnings", "fingerprint",
+    ):  # fmt: skip
+        assert name in found, name
+    assert found["spec"]["n_layer"] == 5 and found["run"] == "demo-chat"
+    card = dict(
+        line.split(maxsplit=1) for line in run("inspect", CHAT).out.splitlines() if line[0] != " "
+    )
+    assert card["model"].startswith("5 layers · 4 heads · 128 wide · 1.15M parameters")
+    assert card["mode"].startswith("chat")
+    assert card["fingerprint"] == found["fingerprint"]
+    assert "named in the file" in card["tokenizer"]
+
+
+def test_a_step_of_a_run_is_chosen_by_number(run: Run) -> None:
+    steps = [entry["step"] for entry in run("list", BASE, "--json").json[0]["checkpoints"]]
+    assert len(steps) >= 2 and steps == sorted(steps)
+    assert run("inspect", BASE, "--step", str(steps[0]), "--json").json["step"] == steps[0]
+    assert run("inspect", BASE, "--json").json["step"] == steps[-1]
+    assert run("inspect", BASE, "--step", "1").status == 3
+
+
+def test_list_shows_runs_and_what_cannot_be_read(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.pt").write_bytes(b"PK junk")
+    found = run("list", str(CHECKPOINTS), str(tmp_path), "--json").json
+    names = [one["name"] for one in found]
+    assert {"demo-base", "demo-chat"} <= set(names)
+    (broken,) = [one for one in found if one["path"] == str(tmp_path)]
+    assert broken["checkpoints"][0]["error"]
+    text = run("list", str(CHECKPOINTS), str(tmp_path)).out
+    assert "demo-base" in text and "cannot be read" in text
+    (tmp_path / "empty").mkdir()
+    assert run("list", str(tmp_path / "empty")).out == "No checkpoints here.\n"
+
+
+def test_paths_follow_the_environment(run: Run, home: Path) -> None:
+    found = run("paths", "--json").json
+    assert found["chats"] == str(home / "data" / "chats.sqlite3")
+    assert str(home / "config" / "settings.toml") in run("paths").out
+    assert not (home / "data").exists(), "asking makes nothing"
+
+
+def test_numbers_are_written_for_people() -> None:
+    numbers = (7, 984_312, 999_600, 1_148_032, 124_439_808, 7_000_000_000)
+    assert [count(n) for n in numbers] == ["7", "984k", "1M", "1.15M", "124M", "7B"]
+    assert [bytes_in_words(n) for n in (0, 999, 2_345_678)] == ["0 B", "999 B", "2.35 MB"]
+
+
+def test_a_table_is_aligned_by_what_is_drawn() -> None:
+    lines = table([["日本", "1"], ["e\u0301\x1b[0m", "22"]], head=("a", "b"), right=(1,)).split(
+        "\n"
+    )
+    assert lines[0] == "a" + " " * 7 + "b"
+    assert lines[1] == "日本" + " " * 4 + "1"
+    assert "\x1b" not in lines[2] and lines[2].endswith(" 22")
+
+
+# ---- sessions
+
+
+@pytest.fixture
+def chats(home: Path) -> list[Conversation]:
+    made = []
+    with Store(Paths.find().database) as store:
+        for title in ("older", "newer"):
+            chat = Conversation(title=title, system="Be kind." if title == "newer" else "")
+            store.save_conversation(ChatMeta.of(chat, checkpoint="/runs/a.pt"))
+            store.add_message(chat.id, chat.add("user", f"a question\nof the {title}"))
+            receipt = Receipt(checkpoint="demo/100", stop_reason="length")
+            store.add_message(chat.id, chat.add("assistant", "an answer\x1b[2J", receipt=receipt))
+            made.append(chat)
+    return made
+
+
+def test_sessions_are_listed_newest_first(run: Run, chats: list[Conversation]) -> None:
+    found = run("sessions", "list", "--json").json
+    assert [row["title"] for row in found] == ["newer", "older"]
+    assert found[0]["messages"] == 2 and found[0]["checkpoint"] == "/runs/a.pt"
+    lines = run("sessions", "list").out.splitlines()
+    assert lines[1].split()[0] == "1" and lines[1].endswith("newer")
+    assert len(run("sessions", "list", "--limit", "1", "--json").json) == 1
+
+
+def test_a_chat_is_shown_by_number_by_id_and_the_newest_by_default(
+    run: Run, chats: list[Conversation]
+) -> None:
+    older = run("sessions", "show", "2").out
+    assert older == run("sessions", "show", chats[0].id[:8]).out
+    assert "# older" in older and "a question\nof the older" in older
+    newest = run("sessions", "show").out
+    assert "## system\n\nBe kind." in newest
+    assert "## demo/100 (length)\n\nan answer\x1b[2J\n" in newest, "into a pipe go the bytes"
+    found = run("sessions", "show", "1", "--json").json
+    assert [message["role"] for message in found["messages"]] == ["user", "assistant"]
+    assert found["messages"][1]["receipt"]["checkpoint"] == "demo/100"
+
+
+def test_several_chats_are_deleted_at_once_and_brought_back(
+    run: Run, chats: list[Conversation]
+) -> None:
+    done = run("sessions", "delete", "1", "2")
+    assert done.status == 0 and "undelete" in done.err
+    assert run("sessions", "list").out == "No chats are saved.\n"
+    assert len(run("sessions", "list", "--deleted", "--json").json) == 2
+    assert run("sessions", "undelete", chats[0].id[:8]).status == 0
+    assert [row["title"] for row in run("sessions", "list", "--json").json] == ["older"]
+
+
+def test_one_unknown_chat_among_several_changes_nothing(
+    run: Run, chats: list[Conversation]
+) -> None:
+    done = run("sessions", "delete", "1", "zz")
+    assert done.status == 3 and "'zz'" in done.err
+    assert len(run("sessions", "list", "--json").json) == 2
+
+
+def test_looking_at_no_chats_makes_no_file(run: Run, home: Path) -> None:
+    assert run("sessions", "list", "--json").json == []
+    assert run("sessions", "show").status == 3
+    assert not (home / "data").exists()
+
+
+def test_check_names_a_text_that_changed_on_the_disk(run: Run, chats: list[Conversation]) -> None:
+    assert run("sessions", "check").status == 0
+    with Store(Paths.find().database) as store, store.transaction() as db:
+        db.execute("UPDATE messages SET text = 'forged' WHERE role = 'user'")
+    done = run("sessions", "check")
+    assert done.status == 3 and len(done.out.splitlines()) == 2
+
+
+# ---- the whole
+
+
+@pytest.mark.parametrize("command", ["", *options.COMMANDS])
+def test_every_command_has_its_help(run: Run, command: str) -> None:
+    done = run(*filter(None, [command]), "--help")
+    assert done.status == 0 and done.err == "" and done.out.startswith("usage: tui-chat")
+    if command == "":
+        for name in options.COMMANDS:
+            assert f"\n  {name} " in done.out
+    if command in ("ask", "next"):
+        for row in KNOBS:
+            assert f"--{row.name.replace('_', '-')} " in done.out
+
+
+def test_the_version(run: Run) -> None:
+    assert run("--version").out == f"tui-chat {tui_chat.__version__}\n"
+
+
+def test_without_a_terminal_the_app_does_not_start(run: Run) -> None:
+    done = run(stdin=b"")
+    assert (done.status, done.out) == (2, "")
+    assert "terminal" in done.err and done.err.count("\n") == 1
+
+
+def test_a_path_called_like_a_command_is_opened(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("paths").status == 0
+    (tmp_path / "paths").mkdir()
+    assert "the app needs a terminal" in run("paths", stdin=b"").err
+
+
+def on_a_terminal(*arguments: str) -> bytes:
+    """Everything that a command sends to the terminal it runs on."""
+    pid, master = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "tui_chat", *arguments])
+    seen = b""
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # Linux reports the end of a terminal as an error
+            break
+        if not piece:
+            break
+        seen += piece
+    os.waitpid(pid, 0)
+    os.close(master)
+    return seen
+
+
+def test_on_a_terminal_nothing_stored_steers_it(chats: list[Conversation]) -> None:
+    seen = on_a_terminal("sessions", "show", "1")
+    assert "an answer␛[2J".encode() in seen
+    assert b"\x1b" not in seen
+
+
+def test_a_hostile_working_directory_runs_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "PWNED"
+    names = ("json", "typing", "torch", "textual", "sqlite3", "tiktoken", "argparse", "dataclasses")
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write('{name} ')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "tui_chat", "inspect", CHAT, "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert not marker.exists(), marker.read_text()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "demo-chat"
+
+
+def test_inspect_answers_quickly_and_without_torch() -> None:
+    code = (
+        "import resource, sys\n"
+        "from tui_chat.cli.main import main\n"
+        f"main(['inspect', {CHAT!r}])\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "loaded = {'torch', 'textual', 'tiktoken', 'rich', 'sqlite3'} & set(sys.modules)\n"
+        "print(used.ru_utime + used.ru_stime, *loaded)\n"
+    )
+    best = 9.0
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+        )
+        seconds, *loaded = done.stdout.splitlines()[-1].split()
+        assert loaded == []
+        best = min(best, float(seconds))
+        if best < 0.3:
+            break
+    assert best < 0.3
