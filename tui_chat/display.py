@@ -1,8 +1,10 @@
-"""Makes foreign text safe to draw: what a model, a file or a server says must not steer the terminal.
+"""Makes foreign text safe to draw: what a model, a file or a server says must not steer the
+terminal.
 
-Control characters become visible pictures, what reorders or hides text becomes U+FFFD or is dropped. Only what is
-drawn is changed; what is kept, copied and exported stays the original. Each character of the original gives one
-character or none, so that a place on the screen can be traced back (`sources`). Knows no widget and no markup.
+Control characters become visible pictures, what reorders or hides text becomes U+FFFD or is
+dropped. Only what is drawn is changed; what is kept, copied and exported stays the original. Each
+character of the original gives one character or none, so that a place on the screen can be traced
+back (`sources`). Knows no widget and no markup.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import re
 from unicodedata import category, east_asian_width
 
 MAX_MARKS = 8
-"""Combining marks (and joiners) that may follow one another; more of them only paint over the rows around."""
+"""Combining marks and joiners that may follow one another; more only paint over other rows."""
 
 _REPLACEMENT = 0xFFFD
 _JOINERS = "\u200c\u200d"
@@ -37,13 +39,17 @@ class _Table(dict[int, int | None]):
             target = 0x2421
         elif code in (0x2028, 0x2029):
             target = 10
-        elif kind in ("Cc", "Cs") or code in _BIDI or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF:
+        elif kind in ("Cc", "Cs") or code in _BIDI or _is_noncharacter(code):
             target = _REPLACEMENT
         elif (kind == "Cf" and code not in _KEPT_FORMATS) or code in _DROPPED:
             target = None
         if len(self) < 0x4000:  # a text that walks through all of Unicode must not fill the memory
             self[code] = target
         return target
+
+
+def _is_noncharacter(code: int) -> bool:
+    return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
 
 
 _TABLE = _Table()
@@ -54,7 +60,7 @@ def _is_mark(char: str) -> bool:
 
 
 class Cleaner:
-    """Makes a text safe that arrives in pieces. The result does not depend on where the text was cut."""
+    """Makes a text safe that arrives in pieces; where it is cut makes no difference."""
 
     __slots__ = ("_after_return", "_marks")
 
@@ -81,7 +87,7 @@ class Cleaner:
         return self._capped(piece)
 
     def _capped(self, piece: str) -> str:
-        """`piece` without the marks beyond MAX_MARKS, those at the end of earlier pieces counted."""
+        """`piece` without the marks beyond MAX_MARKS, those before it counted."""
         leading = 0
         while leading < len(piece) and _is_mark(piece[leading]):
             leading += 1
@@ -111,10 +117,11 @@ def _cut_run(match: re.Match[str]) -> str:
 def visible(text: str) -> str:
     """`text` as it may be drawn.
 
-    C0 controls but tab and newline become U+2400 pictures, DEL U+2421; C1 controls, lone surrogates, noncharacters and
-    bidirectional overrides and isolates U+FFFD; tags and zero-width characters vanish (ZWJ and ZWNJ stay); CRLF, CR and
-    the Unicode line separators become newlines; more than MAX_MARKS combining marks in a row are cut.
-    A piece of a stream must go through one `Cleaner` instead: a CR and its LF may lie in two pieces.
+    C0 controls but tab and newline become U+2400 pictures, DEL U+2421; C1 controls, lone
+    surrogates, noncharacters, bidirectional overrides and isolates U+FFFD; tags and zero-width
+    characters vanish (ZWJ and ZWNJ stay); CRLF, CR and the Unicode line separators become newlines;
+    more than MAX_MARKS combining marks in a row are cut. A stream must go through one `Cleaner`
+    instead: a CR and its LF may lie in two pieces.
     """
     return text if _PLAIN.search(text) is None else Cleaner().feed(text)
 
@@ -128,7 +135,9 @@ def sources(text: str) -> range | list[int]:
 
 
 def one_line(text: str, width: int = 0) -> str:
-    """`text` for a title, a path or a list row: one line, at most `width` cells (0: any), cut with an ellipsis."""
+    """`text` for a title, a path or a list row: one line, at most `width` cells (0: any), cut with
+    an ellipsis.
+    """
     line = " ".join(visible(text[: width * 16] if width else text).split())
     if not width or (line.isascii() and len(line) <= width):
         return line

@@ -2,7 +2,8 @@
 
 The producer appends to a deque; the first event of a burst wakes the screen's loop at once, later
 ones are taken 30 times a second. Neighbouring pieces of one reply are delivered as one. A flood is
-taken in portions, so that keys and frames come in between. Knows events, not what is done with them.
+taken in portions, so that keys and frames come in between. What is done with events it does not
+know.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ _SMALLEST, _LARGEST = 8, 4096  # events taken for one delivery
 class Mailbox:
     """Events in from any thread with `put`, lists of events out to `deliver` in the loop's thread.
 
-    Events put before `start` wait for it. An exception of `deliver` goes to the app, which ends with
-    it; the mailbox then delivers nothing more.
+    Events put before `start` wait for it. An exception of `deliver` goes to the app, which ends
+    with it; the mailbox then delivers nothing more.
     """
 
     def __init__(self, deliver: Callable[[list[Event]], None]) -> None:

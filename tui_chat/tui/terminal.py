@@ -170,7 +170,7 @@ def harden() -> None:
     is told from Enter, and the end of the input ends the app.
     """
     linux_driver.LinuxDriver = SafeDriver  # type: ignore[misc]
-    linux_driver.WriterThread = SafeWriter  # type: ignore[attr-defined,misc]
+    linux_driver.WriterThread = SafeWriter  # type: ignore[attr-defined]
 
 
 def exit_on_signals(app: App[Any]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tui_chat.display import Cleaner, sources
-from tui_chat.tui.widgets.wrap import extend_rows, new_rows
+from tui_chat.tui.widgets.wrap import extend_rows, new_rows, row_text
 
 Kind = Literal["user", "assistant", "system", "note", "error", "rule", "raw-typed", "raw-generated"]
 RAW: frozenset[str] = frozenset({"raw-typed", "raw-generated"})
@@ -144,12 +144,24 @@ class Flow:
             return start, self.height
         return start, self.top_rows + self.row_of(max(0, self.borders[index + 1] - 1)) + 1
 
+    def index_at(self, row: int, x: int) -> int:
+        """The index in `shown` of character `x` of a row as drawn, gutter included."""
+        line = row - self.top_rows
+        if line < 0 or not self.shown:
+            return 0
+        if line >= len(self.rows):
+            return len(self.shown)
+        start, end = self.row_span(line)
+        _, places = row_text(self.shown, start, end)
+        at = max(0, x - GUTTERS[self.kind])
+        return places[at] if at < len(places) else end
+
     def original(self, start: int, end: int) -> str:
         """The original text behind `shown[start:end]`."""
-        if start == 0 and end >= len(self.shown):
-            return "".join(block.text for block in self.blocks)
         text = "".join(block.text for block in self.blocks)
-        places = sources(text)
+        if start == 0 and end >= len(self.shown):
+            return text
         if start >= end:
             return ""
+        places = sources(text)
         return text[places[start] : places[end] if end < len(places) else len(text)]

@@ -1,9 +1,10 @@
-"""Which row of the transcript belongs to which block: a list of flows with their heights summed up."""
+"""Which row of the transcript belongs to which block: flows, with their heights summed up."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, groupby
 
 from tui_chat.tui.widgets.blocks import Block, Flow
@@ -50,6 +51,24 @@ class Layout:
         if len(flow.blocks) == 1:
             return flow, 0
         return flow, next(i for i, block in enumerate(flow.blocks) if block.id == block_id)
+
+    def text_between(self, start: tuple[int, int], end: tuple[int, int]) -> str:
+        """The original text between two (row, character of the row) as drawn, gutters counted.
+
+        Rows that were wrapped are joined, headers left out, messages parted by an empty line.
+        """
+        first_flow, first_row = self.find(start[0])
+        last_flow, last_row = self.find(end[0])
+        out = ""
+        for flow in self.flows[first_flow.at : last_flow.at + 1]:
+            low, high = 0, len(flow.shown)
+            if flow is first_flow:
+                low = flow.index_at(first_row, start[1])
+            if flow is last_flow:
+                high = flow.index_at(last_row, end[1])
+            if text := flow.original(low, high):
+                out += ("\n\n" if flow.gap else "\n") * bool(out) + text
+        return out
 
     def _sum(self) -> None:
         known = len(self._tops) - 1
@@ -114,10 +133,7 @@ class Layout:
         flow, index = self.place(block_id)
         if index + 1 < len(flow.blocks):
             block = flow.blocks[index]
-            grown = Block(
-                block.id, block.kind, block.text + piece, block.header, block.detail, block.faint
-            )
-            self.replace(grown)
+            self.replace(replace(block, text=block.text + piece))
             return self._flow_of[block_id], 0
         before = len(flow.rows)
         first = flow.append(piece)
