@@ -179,10 +179,10 @@ def _match_row(
         there = [name for name in sources if name in tensors]
         if not there and (suffix == "bias" or row.optional):
             continue
+        found.used.update(there)
         if len(there) < len(sources):
             found.missing += [name for name in sources if name not in tensors]
             continue
-        found.used.update(sources)
         parts: list[TensorRef] = []
         for name in sources:
             value = tensors[name]
@@ -209,7 +209,7 @@ def _check_whole(found: _Match, spec: ModelSpec) -> None:
         if name.startswith("blocks."):
             _, layer, rest = name.split(".", 2)
             per_layer.setdefault(rest, set()).add(int(layer))
-    for rest, layers in per_layer.items():
+    for rest, layers in per_layer.items() if not found.missing else ():
         found.missing += [f"blocks.{i}.{rest}" for i in range(spec.n_layer) if i not in layers]
     if not found.missing and not found.wrong and spec.family == "decoder":
         found.missing += [name for name in needed(spec) if name not in found.recipes]
@@ -243,25 +243,30 @@ def shape_of(name: str, spec: ModelSpec, hidden: int) -> tuple[int, ...] | None:
     unknown names."""
     width = spec.n_embd
     query = spec.n_head * spec.head_dim
-    rows, columns = {
+    matrices = {
         "embed": (spec.vocab_size, width),
         "head": (spec.vocab_size, width),
         "position": (spec.context_length, width),
-        "embed_norm": (width, 0),
-        "final_norm": (width, 0),
-        "attn_norm": (width, 0),
-        "mlp_norm": (width, 0),
         "attn.qkv": (query + 2 * spec.n_kv_head * spec.head_dim, width),
         "attn.out": (width, query),
-        "attn.q_norm": (spec.head_dim, 0),
-        "attn.k_norm": (spec.head_dim, 0),
         "mlp.up": (hidden, width),
         "mlp.gate_up": (2 * hidden, width),
         "mlp.down": (width, hidden),
-    }.get(re.sub(r"^blocks\.\d+\.", "", name.rpartition(".")[0]), (0, 0))
-    if not rows:
-        return None
-    return (rows, columns) if columns and name.endswith(".weight") else (rows,)
+    }
+    norms = {
+        "embed_norm": width,
+        "final_norm": width,
+        "attn_norm": width,
+        "mlp_norm": width,
+        "attn.q_norm": spec.head_dim,
+        "attn.k_norm": spec.head_dim,
+    }
+    prefix, _, suffix = re.sub(r"^blocks\.\d+\.", "", name).rpartition(".")
+    if prefix in norms:
+        return (norms[prefix],)
+    if prefix in matrices:
+        return matrices[prefix] if suffix == "weight" else matrices[prefix][:1]
+    return None
 
 
 def _listed(names: list[str]) -> str:

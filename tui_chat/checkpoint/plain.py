@@ -126,6 +126,8 @@ class _Plain:
             return args[0]
         if name == "_codecs.encode" and len(args) == 2 and isinstance(args[0], str):
             return _latin1(args[0])
+        if name in ("__builtin__.bytes", "builtins.bytes") and not args:  # b"" in protocol 2
+            return b""
         if name.endswith(".multiarray.scalar") and len(args) == 2:
             return _numpy_scalar(args[0], self.of(args[1], depth))
         fields: dict[str, object] = {}
