@@ -199,7 +199,8 @@ class ConversationView(RowsView, can_focus=True):
             self._layout.place(block_id)
         self._cursor = block_id
         self.refresh()
-        self.post_message(self.BlockSelected(self, block_id))
+        if self.is_attached:
+            self.post_message(self.BlockSelected(self, block_id))
 
     def _block_span(self, block_id: str) -> tuple[int, int]:
         """First row of a block and the row after its last."""
@@ -212,9 +213,9 @@ class ConversationView(RowsView, can_focus=True):
         first, last = self._block_span(block_id)
         top, height = self.scroll_offset.y, self.size.height
         if first < top or last - first > height:
-            self.scroll_to(y=first, animate=False)
+            self._go(first)
         elif last > top + height:
-            self.scroll_to(y=last - height, animate=False)
+            self._go(last - height)
 
     def _step(self, direction: int) -> None:
         ids = self._selectable()
@@ -228,9 +229,9 @@ class ConversationView(RowsView, can_focus=True):
         # A block taller than the view is read through before the cursor leaves it.
         goes_on = last > top + height and (first < top or last - first > height)
         if direction > 0 and goes_on:
-            self.scroll_to(y=min(top + height // 2, last - height), animate=False)
+            self._go(min(top + height // 2, last - height))
         elif direction < 0 and first < top < last:
-            self.scroll_to(y=max(top - height // 2, first), animate=False)
+            self._go(max(top - height // 2, first))
         else:
             at = ids.index(self._cursor) + direction
             if 0 <= at < len(ids):
@@ -282,13 +283,13 @@ class ConversationView(RowsView, can_focus=True):
         self._step(1)
 
     def action_page_up(self) -> None:
-        self.scroll_to(y=self.scroll_offset.y - max(1, self.size.height - 2), animate=False)
+        self._go(self.scroll_offset.y - max(1, self.size.height - 2))
 
     def action_page_down(self) -> None:
-        self.scroll_to(y=self.scroll_offset.y + max(1, self.size.height - 2), animate=False)
+        self._go(self.scroll_offset.y + max(1, self.size.height - 2))
 
     def action_top(self) -> None:
-        self.scroll_to(y=0, animate=False)
+        self._go(0)
 
     def action_bottom(self) -> None:
         self.follow()

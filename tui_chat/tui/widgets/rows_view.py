@@ -97,8 +97,12 @@ class RowsView(ScrollView):
             if self.is_attached:
                 self._scroll_update(size)
 
+    def _go(self, y: float) -> None:
+        if self.is_attached:
+            self.scroll_to(y=y, animate=False)
+
     def _to_end(self) -> None:
-        self.scroll_to(y=self.max_scroll_y, animate=False)
+        self._go(self.max_scroll_y)
 
     def _edit(self, change: Callable[[], None]) -> None:
         """Make a change anywhere, keeping the row at the top of the view in its place."""
@@ -125,7 +129,7 @@ class RowsView(ScrollView):
             flow, index = self._layout.place(anchor[0])
             line = flow.row_of(min(flow.borders[index] + anchor[1], len(flow.shown)))
             y = self._layout.top(flow) + max(0, flow.top_rows + line + anchor[2])
-            self.scroll_to(y=min(y, self.max_scroll_y), animate=False)
+            self._go(min(y, self.max_scroll_y))
         self.refresh()
         self._note_seen()
 
@@ -137,7 +141,7 @@ class RowsView(ScrollView):
         if self._following:
             self._to_end()
         elif below and grown:
-            self.scroll_to(y=self.scroll_offset.y + grown, animate=False)
+            self._go(self.scroll_offset.y + grown)
         self.refresh()
         self._note_seen()
 
@@ -160,7 +164,8 @@ class RowsView(ScrollView):
         unread = max(0, height - self._seen)
         if unread != self._unread:
             self._unread = unread
-            self.unread_changed(unread)
+            if self.is_attached:
+                self.unread_changed(unread)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
