@@ -22,7 +22,9 @@ from tui_chat.model.layers import (
     ACTIVATIONS,
     Map,
     Matrix,
+    Norm,
     gate,
+    gate_of,
     into,
     mask,
     matrix,
@@ -40,11 +42,11 @@ from tui_chat.model.spec import ModelSpec
 class Block(NamedTuple):
     """One layer, ready to run."""
 
-    attn_norm: Map
+    attn_norm: Norm
     qkv: Matrix  # (n_embd, (n_head + 2 n_kv_head) * head_dim), rotary pairs side by side
     qk_norm: Map | None
     out: Matrix | None
-    mlp_norm: Map
+    mlp_norm: Norm
     up: Matrix
     act: Map
     down: Matrix
@@ -63,6 +65,7 @@ class Decoder:
     def __init__(self, spec: ModelSpec, weights: dict[str, Tensor]) -> None:
         self.spec = spec
         sample = weights["embed.weight"]
+        self._like = torch.empty(0, dtype=sample.dtype, device=sample.device)
         self.dtype, self.device = sample.dtype, sample.device
         self.parameters = sum(tensor.numel() for tensor in weights.values())
         self.weight_bytes = sum(
@@ -93,9 +96,9 @@ class Decoder:
 
     # ---- building
 
-    def _norm(self, weights: dict[str, Tensor], name: str, *, present: bool = True) -> Map | None:
+    def _norm(self, weights: dict[str, Tensor], name: str, *, present: bool = True) -> Norm | None:
         weight, bias = weights.pop(f"{name}.weight", None), weights.pop(f"{name}.bias", None)
-        return norm(self.spec, self.spec.n_embd, weight, bias) if present else None
+        return norm(self.spec, self._like, weight, bias) if present else None
 
     def _block(self, weights: dict[str, Tensor], i: int) -> Block:
         spec, take = self.spec, weights.pop
@@ -164,7 +167,7 @@ class Decoder:
 
     def _logits(self, x: Tensor) -> Tensor:
         if self._final_norm is not None:
-            x = self._final_norm(x)
+            x = self._final_norm.many(x)
         logits = times(x, self._head).float()
         return logits if self._cap is None else self._cap(logits)
 
@@ -179,7 +182,7 @@ class Decoder:
         if self._position is not None:
             x = x + self._position[start:end]
         if self._embed_norm is not None:
-            x = self._embed_norm(x)
+            x = self._embed_norm.many(x)
         angles = None if self._rotary is None else self._rotary[start:end]
         masks = {
             window: mask(start, end, window, self.dtype, self.device)
@@ -187,7 +190,7 @@ class Decoder:
         }
         slots, rows = cache.slots(count), cache.rows(end)
         for i, block in enumerate(self._blocks):
-            heads = times(block.attn_norm(x), block.qkv).view(count, n_head + 2 * n_kv, dim)
+            heads = times(block.attn_norm.many(x), block.qkv).view(count, n_head + 2 * n_kv, dim)
             self._turn(heads[:, : n_head + n_kv], block.qk_norm, angles)
             slots[i].copy_(heads[:, n_head:].view(count, 2, 1, n_kv, dim).permute(1, 2, 3, 0, 4))
             mixed = F.scaled_dot_product_attention(
@@ -200,7 +203,7 @@ class Decoder:
             )
             mixed = mixed[0].transpose(0, 1).reshape(count, n_head * dim)
             x = x + (mixed if block.out is None else times(mixed, block.out))
-            x = x + times(block.act(times(block.mlp_norm(x), block.up)), block.down)
+            x = x + times(block.act(times(block.mlp_norm.many(x), block.up)), block.down)
         return x
 
     def _turn(self, qk: Tensor, normed: Map | None, angles: Tensor | None) -> None:
@@ -234,24 +237,26 @@ class Decoder:
         to_logits = into(self._head, logits)
         layers = [
             (
-                block.attn_norm,
+                block.attn_norm.one,
                 into(block.qkv, qkv),
                 block.qk_norm,
                 *((None, None) if block.out is None else block.out),
                 block.window,
-                block.mlp_norm,
+                block.mlp_norm.one,
                 into(block.up, up),
-                block.act,
+                gate_of(spec.activation, up) if spec.gated else block.act,
                 block.down.weight,
                 block.down.bias,
             )
             for block in self._blocks
         ]
         embed, turn, cap = self._embed, self._turn, self._cap
-        positions = None if self._position is None else self._position.unbind(0)
-        angles = None if self._rotary is None else self._rotary.unbind(0)
-        embed_norm, final_norm = self._embed_norm, self._final_norm
-        turned = angles is not None or spec.qk_norm != "none"
+        positions = None if self._position is None else _rows(self._position)
+        angles = None if self._rotary is None else _rows(self._rotary)
+        embed_norm = None if self._embed_norm is None else self._embed_norm.one
+        final_norm = None if self._final_norm is None else self._final_norm.one
+        turned = spec.qk_norm != "none" or (angles is not None and dtype != torch.float32)
+        pairs = None if turned or angles is None else qk.view(torch.complex64)
         attend = F.scaled_dot_product_attention
         row = x[0]
 
@@ -269,7 +274,9 @@ class Decoder:
                 attn_norm, to_qkv, normed, out, out_bias, window = layer[:6]
                 mlp_norm, to_up, act, down, down_bias = layer[6:]
                 to_qkv(attn_norm(x))
-                if turned:
+                if pairs is not None and angle is not None:
+                    pairs.mul_(angle)
+                elif turned:
                     turn(qk, normed, angle)
                 slots[at].copy_(kv)
                 keys, values = rows[2 * at], rows[2 * at + 1]
@@ -305,3 +312,8 @@ class Decoder:
                 torch._C._set_mkldnn_enabled(was)
 
         return without_onednn
+
+
+def _rows(table: Tensor) -> Sequence[Tensor]:
+    """The rows of a table as tensors made beforehand; of a very long one, as they are asked for."""
+    return table.unbind(0) if table.shape[0] <= 16384 else table  # type: ignore[return-value]
