@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tui_chat.errors import CheckpointError
+from tui_chat.tokenizers.bpe import GPT2_PATTERN, PIECE, Bpe, open_named, pieces, read_ranks
+from tui_chat.tokenizers.stream import TextStream
+from tui_chat.tokenizers.tokenizer_json import DIGITS_PATTERN, byte_alphabet, open_tokenizer_json
+
+CORPUS = Path(__file__).parent.parent / "hostile" / "tokenizers.jsonl"
+GPT2_ORIGINAL = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+BYTES = {bytes([n]): n for n in range(256)}
+texts = st.text(alphabet=st.sampled_from(list("aBé 12\n\t.,'s½日🙂\u00a0\u2003_")), max_size=40)
+
+
+def small(**options: Any) -> Bpe:
+    ranks = BYTES | {b"he": 256, b"ll": 257, b"hell": 258, b" w": 259, b"  ": 260}
+    return Bpe("small", ranks, {"<|end|>": 261, "<|endoftext|>": 262}, GPT2_PATTERN, **options)
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_text_comes_back_whole_and_the_stream_shows_the_same(text: str) -> None:
+    tokenizer = small()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    stream = TextStream(tokenizer)
+    assert "".join(map(stream.push, ids)) + stream.flush() == text
+
+
+@given(st.lists(st.integers(0, 270), max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_the_stream_never_shows_half_a_character(ids: list[int]) -> None:
+    tokenizer = small()
+    stream = TextStream(tokenizer)
+    assert "".join(map(stream.push, ids)) + stream.flush() == tokenizer.decode(ids)
+
+
+def test_a_character_of_four_tokens_appears_when_it_is_whole() -> None:
+    stream = TextStream(small())
+    assert [stream.push(byte) for byte in "🙂".encode()] == ["", "", "", "🙂"]
+    assert stream.push("🙂".encode()[0]) == "" and stream.flush() == "\ufffd"
+
+
+def test_what_spells_a_control_token_is_ordinary_text() -> None:
+    tokenizer = small(raw_specials=("<|endoftext|>",))
+    assert 262 not in tokenizer.encode("a<|endoftext|>b")
+    assert tokenizer.encode_raw("a<|endoftext|>b<|end|>")[:3] == [97, 262, 98]
+    assert 261 not in tokenizer.encode_raw("<|end|>")
+    assert tokenizer.decode([262]) == "<|endoftext|>"
+    assert small(hidden=True).decode([104, 262, 261, 105]) == "hi"
+
+
+@pytest.mark.parametrize("token", [-1, 263, 10**9])
+def test_an_id_without_text_is_no_text(token: int) -> None:
+    assert small().token_bytes(token) == b"" and small().decode([token]) == ""
+
+
+def test_a_lone_surrogate_becomes_a_question_mark() -> None:
+    assert small().decode(small().encode("a\ud800b")) == "a?b"
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 1_000_000, "\t" * 1_000_000, "a" * 300_000, " word" * 100_000]
+)
+def test_a_very_long_text_is_encoded(text: str) -> None:
+    tokenizer = small()
+    began = time.process_time()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert time.process_time() - began < 5
+
+
+@given(st.integers(1, 12), texts.map(lambda text: text * 4))
+@settings(max_examples=150, deadline=None)
+def test_cutting_a_long_text_does_not_change_its_split(size: int, text: str) -> None:
+    cut = list(pieces(text, size))
+    assert "".join(cut) == text
+    if all(len(run) < max(size // 2, 1) for run in regex.findall(r"\s+|\S+", text)):
+        split = [word for piece in cut for word in regex.findall(GPT2_PATTERN, piece)]
+        assert split == regex.findall(GPT2_PATTERN, text)
+
+
+def test_short_texts_are_not_cut() -> None:
+    assert list(pieces("a" * PIECE)) == ["a" * PIECE] and list(pieces("")) == []
+
+
+@given(texts)
+@settings(max_examples=300, deadline=None)
+def test_the_fast_pattern_splits_as_the_original(text: str) -> None:
+    assert regex.findall(GPT2_PATTERN, text) == regex.findall(GPT2_ORIGINAL, text)
+
+
+@given(texts)
+@settings(max_examples=300, deadline=None)
+def test_single_digits_split_as_the_two_steps_do(text: str) -> None:
+    """Digits first, each alone; then GPT-2's pattern on what is between, which sees no digit beyond
+    it."""
+    steps = [
+        word
+        for part in regex.findall(r"\p{N}|[^\p{N}]+", text)
+        for word in regex.findall(GPT2_ORIGINAL, part)
+    ]
+    assert regex.findall(DIGITS_PATTERN, text) == steps
+
+
+# ---- tokenizer.json
+
+
+def tokenizer_json(path: Path, **changes: Any) -> str:
+    alphabet = byte_alphabet()
+    vocab = {alphabet[n]: n for n in range(256)} | {"he": 256, "hel": 257, "Ġw": 258}
+    said: dict[str, Any] = {
+        "added_tokens": [{"id": 259, "content": "<|end|>", "special": True}],
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Digits", "individual_digits": True},
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+            ],
+        },
+        "model": {"type": "BPE", "vocab": vocab, "merges": ["h e", ["he", "l"], "Ġ w"]},
+    }
+    model = changes.pop("model", {})
+    said = said | changes | {"model": said["model"] | model}
+    path.write_text(json.dumps(said))
+    return str(path)
+
+
+def test_reads_a_byte_level_tokenizer_json(tmp_path: Path) -> None:
+    tokenizer = open_tokenizer_json(tokenizer_json(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode("hello w12") == [257, 108, 111, 258, 49, 50]
+    assert tokenizer.special == {"<|end|>": 259} and tokenizer.vocab_size == 260
+    assert tokenizer.decode([257, 259]) == "hel<|end|>"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": {"type": "Unigram"}}, "Unigram"),
+        ({"model": {"byte_fallback": True}}, "SentencePiece"),
+        ({"model": {"merges": ["x y z"]}}, "pair"),
+        ({"model": {"merges": ["he x"]}}, "not all pieces"),
+        ({"model": {"merges": ["Ġ w", "h e"]}}, "order"),
+        ({"model": {"vocab": {"a": 0}}}, "256 bytes|not all pieces"),
+        ({"normalizer": {"type": "NFC"}}, "NFC"),
+        ({"pre_tokenizer": {"type": "Metaspace"}}, "Metaspace"),
+        ({"added_tokens": [{"id": 5, "content": "<|end|>"}]}, "256 bytes"),
+        ({"added_tokens": [{"id": True, "content": "x"}]}, "added tokens"),
+    ],
+)
+def test_refuses_by_name_what_it_cannot_read(
+    changes: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        open_tokenizer_json(tokenizer_json(tmp_path / "tokenizer.json", **changes))
+
+
+def corpus() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("case", corpus(), ids=lambda case: case["id"])
+def test_hostile_tokenizers_are_refused_or_harmless(case: dict[str, Any], tmp_path: Path) -> None:
+    text = (
+        case["text"]["repeat"] * case["text"]["times"]
+        if isinstance(case["text"], dict)
+        else case["text"]
+    )
+    began = time.process_time()
+    try:
+        _open_case(case, tmp_path).encode(text)
+    except CheckpointError as error:
+        assert case["expect"] != "open", str(error)
+    else:
+        assert case["expect"] != "refuse"
+    assert time.process_time() - began < case["max_seconds"]
+
+
+def _open_case(case: dict[str, Any], tmp_path: Path) -> Bpe:
+    data = case["data"]
+    if case["kind"] == "tokenizer.json":
+        path = tmp_path / "tokenizer.json"
+        path.write_text(json.dumps(data))
+        return open_tokenizer_json(str(path))
+    listed = data["ranks_hex"]
+    ranks = BYTES if listed == "bytes256" else {bytes.fromhex(k): v for k, v in listed.items()}
+    return Bpe("case", ranks, data["special"], data["pattern"])
+
+
+# ---- GPT-2 by name
+
+
+def test_a_rank_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "gpt2.tiktoken").write_bytes(b"IQ== 0\nnot base64 1\n")
+    with pytest.raises(CheckpointError, match="line 2"):
+        read_ranks(str(tmp_path / "gpt2.tiktoken"))
+
+
+def test_without_the_file_and_without_a_network_it_says_where_to_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tiktoken
+
+    def offline(name: str) -> tiktoken.Encoding:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    monkeypatch.setenv("TUI_CHAT_TOKENIZERS_DIR", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"gpt2.*gpt2\.tiktoken"):
+        open_named("gpt2")
+
+
+@pytest.fixture
+def gpt2(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bpe]:
+    folder = os.environ.get("TUI_CHAT_TEST_DATA", "")
+    if not os.path.isfile(os.path.join(folder, "gpt2.tiktoken")):
+        pytest.skip("TUI_CHAT_TEST_DATA names no directory with gpt2.tiktoken")
+    monkeypatch.setenv("TUI_CHAT_TOKENIZERS_DIR", folder)
+    return open_named
+
+
+def test_gpt2_gives_the_published_ids(gpt2: Callable[..., Bpe]) -> None:
+    tokenizer = gpt2("gpt2", raw_specials=("<|endoftext|>",))
+    assert tokenizer.encode("Hello world") == [15496, 995]
+    assert tokenizer.vocab_size == 50257 and tokenizer.special == {"<|endoftext|>": 50256}
+    assert tokenizer.encode_raw("a<|endoftext|>b") == [64, 50256, 65]
+    assert gpt2("r50k_base", hidden=True).decode([15496, 50256, 995, 50257, 50303]) == "Hello world"
