@@ -38,7 +38,7 @@ class Host(App[None]):
         await super()._on_message(message)
 
 
-def screen_rows(app: App[Any]) -> list[str]:
-    """The rows on the screen, without trailing blanks."""
+def screen_rows(app: App[Any], columns: int | None = None) -> list[str]:
+    """The rows on the screen, without trailing blanks; only the first `columns` of each."""
     strips = app.screen._compositor.render_strips()
-    return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
+    return ["".join(segment.text for segment in strip)[:columns].rstrip() for strip in strips]

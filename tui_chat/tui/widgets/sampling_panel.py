@@ -131,6 +131,7 @@ class SamplingPanel(Widget, can_focus=True):
         self._typing: _Typing | None = None
         self._error = ""
         self._posting = False
+        self._turning = False  # `params` is being set by a key or the mouse
         self._dragging: int | None = None
         self._preset = self._matching_preset() or next(iter(self.presets), "")
 
@@ -167,14 +168,18 @@ class SamplingPanel(Widget, can_focus=True):
     # ---- changing
 
     def watch_params(self) -> None:
-        self._preset = self._matching_preset() or self._preset
+        # Turning a knob onto another preset's values is no choice of that preset.
+        if not self._turning and self.edited:
+            self._preset = self._matching_preset() or self._preset
 
     def _turn(self, params: SamplingParams) -> None:
         self._error = ""
         if params == self.params:
             self.refresh()
             return
+        self._turning = True
         self.params = params
+        self._turning = False
         if not self._posting:
             self._posting = True
             self.call_after_refresh(self._post)
@@ -198,7 +203,6 @@ class SamplingPanel(Widget, can_focus=True):
         chosen = self.presets[name]
         self._preset = name
         self._turn(chosen.with_(seed=self.params.seed, stop=self.params.stop))
-        self._preset = name
         self.refresh()
 
     def _end_typing(self) -> None:
