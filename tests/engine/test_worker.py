@@ -238,6 +238,17 @@ def test_a_newer_load_for_the_lane_takes_the_place_of_an_older(alphabet: str, no
     assert driver.worker.close(timeout=20)
 
 
+def test_a_question_that_waits_for_its_checkpoint_can_be_stopped(alphabet: str) -> None:
+    driver = Driver()
+    driver.send(Load(lane="a", path=alphabet, options=CPU), ask("abc"), ask("xyz", request_id="q"))
+    driver.send(Stop(request_id="r"))
+    driver.worker.start()
+    finished = driver.finished("r")
+    assert (finished.reason, finished.ids) == ("cancelled", ())
+    assert driver.finished("q").text.startswith(".:")
+    assert driver.worker.close(timeout=20)
+
+
 def test_another_lane_goes_on_while_a_checkpoint_loads(
     driver: Driver, alphabet: str, noise: str
 ) -> None:

@@ -31,6 +31,7 @@ from tui_chat.engine.events import (
     Request,
     SetSampling,
     Shutdown,
+    Stats,
     Stop,
     Unload,
     Unloaded,
@@ -143,9 +144,7 @@ class Worker:
                 if lane in self._running:
                     self._running[lane].reply.params = params
             case Stop(request_id=request_id):
-                for running in self._running.values():
-                    if running.reply.request_id == request_id:
-                        running.reply.cancel()
+                self._stop(request_id)
             case CountTokens():
                 self._counts[request.lane] = request
             case Unload(lane=lane):
@@ -197,6 +196,11 @@ class Worker:
         running.reply.cancel()
         while lane in self._running:
             self._advance(lane)
+
+    def _stop(self, request_id: str) -> None:
+        for running in self._running.values():
+            if running.reply.request_id == request_id:
+                running.reply.cancel()
 
     def _blame(self, lane: str, request_id: str, error: BaseException) -> None:
         """A reply that failed in a way nobody foresaw."""
@@ -310,7 +314,10 @@ class Worker:
                 case Load(lane=lane) if lane == self._loading.lane:
                     self._load_cancelled = True  # a newer wish for the same lane
                     later.append(request)
-                case Stop() | SetSampling() | CountTokens():
+                case Stop(request_id=request_id):
+                    self._stop(request_id)
+                    later = self._without(later, request_id)
+                case SetSampling() | CountTokens():
                     self._handle(request)
                 case Generate(lane=lane) if lane != self._loading.lane:
                     self._handle(request)
@@ -320,6 +327,31 @@ class Worker:
         for lane in list(self._running):
             self._advance(lane)
         return self._load_cancelled or self._closing
+
+    def _without(self, waiting: deque[Request], request_id: str) -> deque[Request]:
+        """`waiting` without the question of that id, which is answered: stopped before it began."""
+        kept: deque[Request] = deque()
+        for request in waiting:
+            if isinstance(request, Generate) and request.request_id == request_id:
+                self._emit(
+                    Finished(
+                        request_id=request_id,
+                        lane=request.lane,
+                        reason="cancelled",
+                        text="",
+                        ids=(),
+                        stats=Stats(
+                            prompt_tokens=0,
+                            reused_tokens=0,
+                            prefill_seconds=0.0,
+                            new_tokens=0,
+                            decode_seconds=0.0,
+                        ),
+                    )
+                )
+            else:
+                kept.append(request)
+        return kept
 
     def _drop_lane(self, name: str) -> None:
         self._lanes.pop(name, None)

@@ -184,8 +184,11 @@ class Decoder:
         if self._embed_norm is not None:
             x = self._embed_norm.many(x)
         angles = None if self._rotary is None else self._rotary[start:end]
+        # On an empty cache torch's own causal mask is right, and faster than one that is added.
         masks = {
-            window: mask(start, end, window, self.dtype, self.device)
+            window: None
+            if start == 0 and not window
+            else mask(start, end, window, self.dtype, self.device)
             for window in {block.window for block in self._blocks}
         }
         slots, rows = cache.slots(count), cache.rows(end)
@@ -198,6 +201,7 @@ class Decoder:
                 rows[2 * i],
                 rows[2 * i + 1],
                 attn_mask=masks[block.window],
+                is_causal=start == 0 and count > 1 and not block.window,
                 scale=self._scale,
                 enable_gqa=n_kv != n_head,
             )
