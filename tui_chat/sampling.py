@@ -56,16 +56,17 @@ def penalised(logits: Tensor, params: SamplingParams, history: Sequence[int]) ->
     """
     if params.repetition_penalty == 1.0:
         return logits
+    import torch  # here, so that the screen can import the knobs without it
+
     recent = history[-params.repetition_window :] if params.repetition_window else history
-    seen = sorted({token for token in recent if 0 <= token < logits.shape[0]})
-    if not seen:
-        return logits
-    out = logits.clone()
-    picked = out[seen]
-    out[seen] = picked.where(picked < 0, picked / params.repetition_penalty).where(
-        picked >= 0, picked * params.repetition_penalty
+    seen = torch.tensor(recent, dtype=torch.long, device=logits.device)
+    seen = seen[(seen >= 0) & (seen < logits.shape[0])]
+    picked = logits[seen]
+    lowered = torch.where(
+        picked < 0, picked * params.repetition_penalty, picked / params.repetition_penalty
     )
-    return out
+    # An id that occurs twice is written twice, with the same value.
+    return logits.index_put((seen,), lowered)
 
 
 def greatest(logits: Tensor) -> tuple[float, int]:
@@ -99,7 +100,7 @@ def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     ids = best[order // block] * block + order % block
     if whole == size:
         return values, ids
-    import torch  # here, so that the screen can import the knobs without it
+    import torch
 
     rest = torch.arange(whole, size, device=logits.device)
     values, order = torch.cat([values, logits[whole:]]).topk(count)
