@@ -96,14 +96,16 @@ def receipt_from_json(text: str | None) -> Receipt | None:
     try:
         stored = json.loads(text)
         known: dict[str, Any] = {k: v for k, v in stored.items() if k in _RECEIPT}
-        known["sampling_changes"] = tuple(
-            (int(at), dict(knobs)) for at, knobs in known.get("sampling_changes", ())
-        )
-        if known.get("stop_reason") not in get_args(StopReason):
+        if changes := known.get("sampling_changes"):
+            known["sampling_changes"] = tuple((int(at), dict(knobs)) for at, knobs in changes)
+        else:
+            known["sampling_changes"] = ()
+        if known.get("stop_reason") not in _REASONS:
             known["stop_reason"] = None
         return Receipt(**known)
     except (ValueError, TypeError, AttributeError):
         return None
 
 
+_REASONS = frozenset(get_args(StopReason))
 _RECEIPT = frozenset(f.name for f in fields(Receipt))

@@ -191,7 +191,7 @@ class Store(Database):
                 c.deleted_at,
                 (SELECT count(*) FROM messages WHERE conversation = c.id),
                 (SELECT substr(text, 1, {4 * PREVIEW}) FROM messages
-                    WHERE conversation = c.id ORDER BY role != 'user', seq LIMIT 1),
+                    WHERE conversation = c.id AND role = 'user' ORDER BY seq LIMIT 1),
                 (SELECT substr(text, 1, {4 * PREVIEW}) FROM messages
                     WHERE conversation = c.id ORDER BY seq DESC LIMIT 1)
             FROM conversations c
@@ -322,12 +322,12 @@ def _row(
     pinned: int,
     deleted_at: float | None,
     messages: int,
-    first: str,
+    first: str | None,  # None: nothing was typed in a raw chat
     last: str,
 ) -> SessionRow:
     return SessionRow(
         id=id,
-        title=title or first_words(first) or "(empty)",
+        title=title or first_words(first or last) or "(empty)",
         created=created,
         updated=updated,
         messages=messages,
