@@ -218,3 +218,17 @@ def test_a_missing_tensor_and_one_too_many_are_named() -> None:
         build(spec, weights)
     with pytest.raises(CheckpointError, match="value_head"):
         build(spec, random_weights(spec) | {"value_head.weight": torch.zeros(1)})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_a_gpu_gives_the_logits_of_the_cpu(name: str) -> None:
+    spec = SPECS[name]
+    weights = random_weights(spec, bias=spec.norm == "layernorm")
+    there = build(spec, {key: tensor.cuda() for key, tensor in weights.items()})
+    ids = [(7 * n + 3) % spec.vocab_size for n in range(40)]
+    cache = there.new_cache()
+    there.forward(ids[:10], cache)
+    there.forward(ids[10:17], cache)
+    stepped = torch.stack([there.forward([token], cache) for token in ids[17:]]).cpu()
+    torch.testing.assert_close(stepped, uncached(model(name), ids)[17:], atol=2e-3, rtol=2e-3)
