@@ -243,7 +243,7 @@ def _step_time(model: Model) -> float:
     """Seconds of one token, the fastest of a few; of a large model a single one must do."""
     cache = model.new_cache()
     best, spent = float("inf"), 0.0
-    while len(cache) < 4 and spent < 0.3:
+    while len(cache) < min(4, model.spec.context_length) and spent < 0.3:
         began = time.perf_counter()
         model.forward([0], cache)
         taken = time.perf_counter() - began
