@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,23 +225,23 @@ def test_a_lost_head_is_noticed(tmp_path: Path) -> None:
 
 
 def native(path: Path, **changes: str | None) -> str:
-    import struct
-
     spec = {
         "vocab_size": 6, "n_layer": 1, "n_head": 2, "n_kv_head": 1, "head_dim": 4, "n_embd": 8,
-        "context_length": 16, "norm": "rmsnorm", "norm_eps": 1e-6, "position": "rope", "rope_theta": 1e4,
-        "rope_layout": "half", "activation": "silu", "gated": True, "qk_norm": "before_rope",
+        "context_length": 16, "norm": "rmsnorm", "norm_eps": 1e-6, "position": "rope",
+        "rope_theta": 1e4, "rope_layout": "half", "activation": "silu",
+        "gated": True, "qk_norm": "before_rope",
     }  # fmt: skip
     shapes = {
-        "embed.weight": [6, 8], "blocks.0.attn_norm.weight": [8], "blocks.0.attn.qkv.weight": [16, 8],
-        "blocks.0.attn.q_norm.weight": [4], "blocks.0.attn.k_norm.weight": [4], "blocks.0.attn.out.weight": [8, 8],
+        "embed.weight": [6, 8], "blocks.0.attn_norm.weight": [8],
+        "blocks.0.attn.qkv.weight": [16, 8], "blocks.0.attn.q_norm.weight": [4],
+        "blocks.0.attn.k_norm.weight": [4], "blocks.0.attn.out.weight": [8, 8],
         "blocks.0.mlp_norm.weight": [8], "blocks.0.mlp.gate_up.weight": [24, 8],
         "blocks.0.mlp.down.weight": [8, 12], "final_norm.weight": [8],
     }  # fmt: skip
     metadata: dict[str, str | None] = {
-        "format": "tui-chat", "format_version": "1", "spec": json.dumps(spec), "run": "tiny", "step": "40",
-        "losses": json.dumps({"train": 2.0, "val": 2.5}), "tokenizer": "tokenizer.json", "mode": "chat",
-        "description": "a toy",
+        "format": "tui-chat", "format_version": "1", "spec": json.dumps(spec), "run": "tiny",
+        "step": "40", "losses": json.dumps({"train": 2.0, "val": 2.5}), "mode": "chat",
+        "tokenizer": "tokenizer.json", "description": "a toy",
         "template": json.dumps({"name": "demo", "user": ["<|user|>", "<|end|>"],
                                 "assistant": ["<|assistant|>", "<|end|>"], "stop": ["<|end|>"]}),
     }  # fmt: skip

@@ -2,13 +2,23 @@ from __future__ import annotations
 
 import pytest
 
-from tui_chat.checkpoint.names import Recipe, cat, count, match, needed, optional, strip, transpose
+from tui_chat.checkpoint.names import (
+    Recipe,
+    Table,
+    cat,
+    count,
+    match,
+    needed,
+    optional,
+    strip,
+    transpose,
+)
 from tui_chat.checkpoint.tensors import Storage, TensorRef, contiguous
 from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import ModelSpec
 
 SPEC = ModelSpec(vocab_size=10, n_layer=2, n_head=2, n_embd=4, context_length=8)
-TABLE = {
+TABLE: Table = {
     "embed": "wte",
     "position": "wpe",
     "blocks.{i}.attn.qkv": cat("h.{i}.{h}.q", "h.{i}.{h}.k", "h.{i}.{h}.v"),

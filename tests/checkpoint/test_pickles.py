@@ -24,7 +24,7 @@ data = st.recursive(
     scalars,
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.text() | st.integers(), inner, max_size=4)
+        | st.dictionaries(st.text() | st.integers(-(2**60), 2**60), inner, max_size=4)
         | st.tuples(inner, inner)
         | st.tuples(inner, inner, inner, inner)
     ),
@@ -108,6 +108,7 @@ def test_a_call_is_kept_as_a_record_and_not_made(protocol: int) -> None:
         (b")Na.", "appends to a tuple"),
         (b"}NNs0h\x07.", "not made"),
         (b"}]Ns.", "list as a key"),
+        (b"}\x8a\x09" + (2**61 - 1).to_bytes(9, "little") + b"Ns.", "huge number as a key"),
         (b"Nb.", "stack"),
         (b"NNb.", "state"),
         (b"\x8b" + struct.pack("<i", 10**6) + b"0" * 100, "integer"),

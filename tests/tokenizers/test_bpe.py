@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import regex
+import regex  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -80,12 +80,13 @@ def test_a_very_long_text_is_encoded(text: str) -> None:
     assert time.process_time() - began < 5
 
 
-@given(st.integers(1, 12), texts.map(lambda text: text * 4))
+@given(st.integers(1, 30), texts.map(lambda text: text * 4))
 @settings(max_examples=150, deadline=None)
 def test_cutting_a_long_text_does_not_change_its_split(size: int, text: str) -> None:
     cut = list(pieces(text, size))
     assert "".join(cut) == text
-    if all(len(run) < max(size // 2, 1) for run in regex.findall(r"\s+|\S+", text)):
+    # Every stretch from one place to cut to the next has to fit into the part that is searched.
+    if all(len(stretch) < size // 2 for stretch in regex.findall(r"\s+\S*|\S+", text)):
         split = [word for piece in cut for word in regex.findall(GPT2_PATTERN, piece)]
         assert split == regex.findall(GPT2_PATTERN, text)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from tui_chat.checkpoint.description import finish, run_name
 from tui_chat.checkpoint.files import RegularFile, shown_name, unopened
 from tui_chat.checkpoint.formats import FORMATS
-from tui_chat.checkpoint.hints import template_hint, tokenizer_hint
+from tui_chat.checkpoint.hints import settings_file, template_hint, tokenizer_hint
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
 from tui_chat.checkpoint.plain import Opaque
 from tui_chat.checkpoint.source import Source
@@ -41,15 +41,13 @@ def describe(
     """What is at `path`: a file, or a run directory, of which the newest step (or `step`) is taken.
 
     `config` overrides settings of the model by their ModelSpec names, `tokenizer` and `template`
-    what the file says of them. Raises CheckpointError in one sentence, UsageError for an argument
-    that cannot be.
+    what the file says of them; `config_file` is a TOML or JSON file of the training that says its
+    sizes. Raises CheckpointError in one sentence, UsageError for an argument that cannot be.
     """
     full = os.path.abspath(os.path.expanduser(path))
     if os.path.isdir(full):
         return _of_run(full, step, config, tokenizer, template, config_file)
-    source = Source(
-        full, config=config, tokenizer=tokenizer, template=template, config_file=config_file
-    )
+    source = Source(full, config={**settings_file(config_file), **(config or {})})
     info = _described(source)
     if step is not None and info.step != step:
         raise CheckpointError(f"{shown_name(full)} is not step {step}", f"it is step {info.step}")
@@ -153,9 +151,9 @@ def scan(roots: Iterable[str]) -> Iterator[Run]:
     """Every run under the roots, one directory after the other: each directory with checkpoints is
     a run.
 
-    Yields as it goes. Follows links to files but not to directories, so that no loop can catch it;
-    skips what it may not read, and all that is no regular file. A checkpoint that cannot be read is
-    listed with the reason.
+    Yields as it goes. No directory is looked at twice, so no loop of links can catch it; what lies
+    behind a link comes last. Skips what it may not read, and all that is no regular file. A
+    checkpoint that cannot be read is listed with the reason.
     """
     seen: set[tuple[int, int]] = set()
     budget = [MAX_DIRECTORIES, MAX_ENTRIES]
@@ -179,7 +177,7 @@ def _scan(root: str, seen: set[tuple[int, int]], budget: list[int]) -> Iterator[
                 continue
             seen.add((status.st_dev, status.st_ino))
             budget[0] -= 1
-            names, folders = _listed(path, budget)
+            names, folders, links = _listed(path, budget)
         except OSError:
             continue
         entries = _entries(path, names)
@@ -188,29 +186,31 @@ def _scan(root: str, seen: set[tuple[int, int]], budget: list[int]) -> Iterator[
             name = runs.pop() if len(runs) == 1 else shown_name(path)
             yield Run(name=name, path=path, checkpoints=tuple(entries))
         if depth < MAX_DEPTH:
-            waiting += [
-                (os.path.join(path, name), depth + 1) for name in sorted(folders, reverse=True)
-            ]
+            inside = [os.path.join(path, name) for name in sorted(folders, reverse=True)]
+            behind = [os.path.join(path, name) for name in sorted(links, reverse=True)]
+            waiting[:0] = [(name, depth + 1) for name in behind]
+            waiting += [(name, depth + 1) for name in inside]
 
 
-def _listed(path: str, budget: list[int]) -> tuple[list[str], list[str]]:
-    """Names of possible checkpoints and of directories."""
+def _listed(path: str, budget: list[int]) -> tuple[list[str], list[str], list[str]]:
+    """Names of possible checkpoints, of directories and of links to directories."""
     names: list[str] = []
     folders: list[str] = []
+    links: list[str] = []
     with os.scandir(path) as entries:
         for entry in entries:
             budget[1] -= 1
             if budget[1] < 0:
                 break
             try:
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir():
                     if not entry.name.startswith(".") and entry.name not in _SKIPPED:
-                        folders.append(entry.name)
+                        (links if entry.is_symlink() else folders).append(entry.name)
                 elif _is_candidate(entry.name):
                     names.append(entry.name)
             except OSError:
                 continue
-    return names, folders
+    return names, folders, links
 
 
 def _candidates(path: str) -> list[str]:

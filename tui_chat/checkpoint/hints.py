@@ -1,4 +1,4 @@
-"""What a user says about tokenizer and template in place of what the file says."""
+"""What a user says about sizes, tokenizer and template in place of what the file says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 
 from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
+from tui_chat.checkpoint.plain import mapping
+from tui_chat.checkpoint.source import read_json, read_toml
 from tui_chat.errors import CheckpointError, UsageError
 
 TIKTOKEN_NAMES = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base")
@@ -45,6 +47,43 @@ def tokenizer_hint(said: str, hint: TokenizerHint) -> TokenizerHint:
         "",
         f"Give a file, or one of {', '.join(TIKTOKEN_NAMES)}",
     )
+
+
+# How trainers call the sizes that ModelSpec has under the field's names.
+_WORDS = {
+    "block_size": "context_length",
+    "sequence_len": "context_length",
+    "max_seq_len": "context_length",
+    "n_embed": "n_embd",
+    "n_blocks": "n_layer",
+    "n_layers": "n_layer",
+    "n_heads": "n_head",
+    "n_kv_heads": "n_kv_head",
+}
+_SIZES = ("vocab_size", "n_layer", "n_head", "n_kv_head", "head_dim", "n_embd", "context_length")
+
+
+def settings_file(path: str) -> dict[str, object]:
+    """The sizes that a TOML or JSON file of the training says, under ModelSpec's names.
+
+    They may stand at the top or in a section. Raises CheckpointError.
+    """
+    if not path:
+        return {}
+    full = os.path.abspath(os.path.expanduser(path))
+    said = read_toml(full) if full.endswith(".toml") else read_json(full)
+    sections = [said, *mapping(said).values()]
+    found: dict[str, object] = {}
+    for section in reversed(sections):
+        for word, value in mapping(section).items():
+            name = _WORDS.get(word, word)
+            if name in _SIZES:
+                found[name] = value
+    if not found:
+        raise CheckpointError(
+            f"{shown_name(full)} says nothing of the model", f"none of {', '.join(_SIZES)} is in it"
+        )
+    return found
 
 
 def _by_file(path: str) -> TokenizerHint:

@@ -2,8 +2,7 @@
 
 Data (numbers, texts, lists, tuples, dicts, sets) becomes data. A global becomes a `Name`, what
 would have been a call or an object becomes a `Record` that keeps name, arguments and state. Nothing
-is ever imported or called, so there is no list of forbidden names that could miss one. Knows no
-tensors; see plain.py.
+is ever imported or called, so there is no list of forbidden names that could miss one.
 
 Opcodes are those of protocols 2 to 5, which is what torch and Python write. The text opcodes of
 protocol 0, the extension registry and out-of-band buffers are refused by name.
@@ -21,6 +20,9 @@ MAX_BYTES = 128 * 1024 * 1024
 MAX_OPERATIONS = 4_000_000
 MAX_INTEGER_BYTES = 128
 MAX_KEY_LENGTH = 8  # items of a tuple that is used as a key
+MAX_TUPLE_KEYS = 10_000
+# Python's hash of a whole number is the number up to here; beyond it, a file can make all collide.
+MAX_INTEGER_KEY = 2**61 - 2
 
 
 class Truncated(Damaged):
@@ -73,6 +75,7 @@ class _Reader:
         self.stack: list[object] = []
         self.marks: list[int] = []  # stack heights
         self.memo: dict[int, object] = {}
+        self.tuple_keys = 0
 
     def run(self) -> tuple[object, int]:
         data, table = self.data, _OPCODES
@@ -150,10 +153,10 @@ class _Reader:
             raise Damaged("its pickled part names a global by something other than text")
         return [str(word) for word in reversed(found)]
 
-    def arguments(self, value: object) -> tuple[object, ...]:
-        if not isinstance(value, tuple):
-            raise Damaged("its pickled part has arguments that are no tuple")
-        return value
+    def arguments(self) -> tuple[object, ...]:
+        if isinstance(value := self.pop(), tuple):
+            return value
+        raise Damaged("its pickled part has arguments that are no tuple")
 
     # ---- containers
 
@@ -180,15 +183,19 @@ class _Reader:
             raise Damaged(f"its pickled part adds to a {type(target).__name__}")
         target.update(self.key(value) for value in values)
 
-    @staticmethod
-    def key(value: object) -> object:
-        """`value` if it is cheap and safe to hash: a nested tuple can bring the interpreter
-        down."""
+    def key(self, value: object) -> object:
+        """`value` if it is cheap and safe to hash: a nested tuple can bring the interpreter down,
+        numbers that all collide can keep it busy for hours.
+        """
+        if isinstance(value, int) and not -MAX_INTEGER_KEY <= value <= MAX_INTEGER_KEY:
+            raise Damaged("its pickled part uses a huge number as a key")
         if value is None or isinstance(value, (str, bytes, int, float, Name, Record)):
             return value
+        self.tuple_keys += 1
         if (
             isinstance(value, tuple)
             and len(value) <= MAX_KEY_LENGTH
+            and self.tuple_keys <= MAX_TUPLE_KEYS
             and all(
                 part is None or isinstance(part, (str, bytes, int, float, Name)) for part in value
             )
@@ -266,12 +273,12 @@ class _Reader:
         self.push(Name(module, name))
 
     def op_call(self) -> None:
-        args = self.arguments(self.pop())
+        args = self.arguments()
         self.push(Record(self.pop(), args))
 
     def op_newobj_ex(self) -> None:
         keywords = self.pop()
-        args = self.arguments(self.pop())
+        args = self.arguments()
         self.push(Record(self.pop(), args, keywords))
 
     def op_build(self) -> None:
@@ -294,9 +301,8 @@ class _Reader:
         self.push(tuple(found))
 
     def op_dict(self) -> None:
-        values = self.group()
         target: dict[object, object] = {}
-        self.assign(target, values)
+        self.assign(target, self.group())
         self.push(target)
 
     def op_append(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 from tui_chat.checkpoint.archive import Archive, parse_json, read_archive
@@ -18,8 +18,7 @@ class Source:
     """A file or a directory that may be a checkpoint. Everything is read when it is first asked
     for.
 
-    `tokenizer`, `template`, `config_file` and `config` are what the user said about it; a format
-    may look there for what the files leave out.
+    `config` holds the model settings that the user gave; they go before what the files say.
     """
 
     def __init__(
@@ -27,17 +26,11 @@ class Source:
         path: str,
         *,
         config: Mapping[str, object] | None = None,
-        tokenizer: str = "",
-        template: str = "",
-        config_file: str = "",
     ) -> None:
         self.path = os.path.abspath(path)
         self.is_dir = os.path.isdir(path)
         self.folder = self.path if self.is_dir else os.path.dirname(self.path)
         self.config = dict(config or {})
-        self.tokenizer = tokenizer
-        self.template = template
-        self.config_file = config_file
 
     @cached_property
     def archive(self) -> Archive:
@@ -69,20 +62,34 @@ class Source:
             )
         return read_archive(os.path.join(self.folder, name))
 
-    def json(self, path: str) -> object:
-        """A JSON file. Raises CheckpointError."""
-        return read_json(path)
-
 
 def read_json(path: str) -> object:
     """The JSON file at `path`. Raises CheckpointError in one sentence, whatever is in it."""
+    return _parsed(path, parse_json)
+
+
+def read_toml(path: str) -> object:
+    """The TOML file at `path`. Raises CheckpointError in one sentence, whatever is in it."""
+    return _parsed(path, _parse_toml)
+
+
+def _parsed(path: str, parse: Callable[[bytes], object]) -> object:
     with RegularFile(path) as file:
         try:
             if file.size > MAX_TEXT:
                 raise Damaged(f"it has {file.size:,} bytes, more than a text file of settings has")
-            return parse_json(file.read(0, file.size))
+            return parse(file.read(0, file.size))
         except Damaged as error:
             raise refused(path, error) from None
+
+
+def _parse_toml(raw: bytes) -> object:
+    import tomllib  # rarely needed, and slow to import
+
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"it is not TOML ({str(error)[:80]})") from None
 
 
 def _names(folder: str) -> Iterator[str]:
