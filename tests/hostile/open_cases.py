@@ -1,4 +1,5 @@
-"""Opens every case of the corpus in one process of its own and prints what came of each, a JSON object a line.
+"""Opens every case of the corpus in one process of its own and prints what came of each, a JSON
+object a line.
 
     python open_cases.py CORPUS WORK [CASE-ID...]
 

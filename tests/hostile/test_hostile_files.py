@@ -1,4 +1,5 @@
-"""Every hostile and damaged file of the corpus: nothing runs, nothing dies, each gets one clear sentence or opens."""
+"""Every hostile and damaged file of the corpus: nothing runs, nothing dies, each gets one clear
+sentence or opens."""
 
 from __future__ import annotations
 
