@@ -49,8 +49,7 @@ class Shown(App[None]):
 class Hostile(Shown):
     """Streams every case of a file of texts through the transcript, one after the other."""
 
-    def on_mount(self) -> None:
-        super().on_mount()
+    def on_mount(self) -> None:  # beside that of Shown, which Textual calls too
         self.call_after_refresh(self.run_worker, self.show_all())
 
     async def show_all(self) -> None:

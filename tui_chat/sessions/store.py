@@ -203,6 +203,16 @@ class Store(Database):
         )
         return [_row(*row) for row in rows]
 
+    def prompts(self, limit: int = 200) -> tuple[str, ...]:
+        """What the user said in all chats, each text once, oldest first: the prompt's history."""
+        rows = self._read(
+            """SELECT text FROM messages m JOIN conversations c ON c.id = m.conversation
+            WHERE role = 'user' AND c.deleted_at IS NULL AND length(text) < 20000
+            GROUP BY text ORDER BY max(m.seq) DESC LIMIT ?""",
+            limit,
+        )
+        return tuple(str(text) for (text,) in reversed(rows))
+
     def latest(self) -> str | None:
         """The id of the chat changed last, None when there is none."""
         rows = self._read(

@@ -41,6 +41,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("copy_reply", "Copy the last reply", (), "copy"),
     Action("rename_chat", "Rename this chat", (), "rename", "[TITLE]"),
     Action("delete_chat", "Delete this chat", (), "delete"),
+    Action("undelete_chat", "Bring back the chat deleted last", (), "undelete"),
     Action("theme", "Choose a theme", (), "theme", "[NAME]"),
     Action("next_pane", "Next pane", ("f6",)),
     Action("previous_pane", "Previous pane", ("shift+f6",)),

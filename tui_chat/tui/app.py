@@ -10,7 +10,7 @@ import contextlib
 import gc
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -102,11 +102,11 @@ class Program:
                 params = SamplingParams().with_(**sampling)
         return conversation, params
 
-    def prompt_history(self) -> list[str]:
+    def prompt_history(self) -> Sequence[str]:
         try:
             return self.store.prompts()
         except SessionError:
-            return []
+            return ()
 
     def remember(
         self,

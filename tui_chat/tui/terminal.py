@@ -46,14 +46,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class ControlFilter(LineFilter):
     """The last defence: takes control characters and hyperlinks out of every row of every widget.
 
-    All of them are equal, so that strips cache what one has filtered.
+    There is one of it, however often it is made: strips cache by filter what it gave.
     """
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ControlFilter)
+    _only: ControlFilter | None = None
 
-    def __hash__(self) -> int:
-        return hash(ControlFilter)
+    def __new__(cls, enabled: bool = True) -> ControlFilter:
+        if cls._only is None:
+            cls._only = super().__new__(cls)
+        return cls._only
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         for segment in segments:

@@ -6,7 +6,7 @@ controller says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -52,7 +52,7 @@ class Services(Protocol):
     def roots(self) -> tuple[str, ...]: ...
     def places(self) -> list[tuple[str, str]]: ...
     def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]: ...
-    def prompt_history(self) -> list[str]: ...
+    def prompt_history(self) -> Sequence[str]: ...
     def remember(self, *, checkpoint: str | None = None, chat: str | None = None) -> None: ...
 
 
@@ -80,6 +80,13 @@ class ChatScreen(Screen[None]):
         Binding("shift+down", "scroll_line(1)", show=False, priority=True),
         Binding("ctrl+home", "scroll_edge(0)", show=False, priority=True),
         Binding("ctrl+end", "scroll_edge(1)", show=False, priority=True),
+        # Single letters reach the screen only while the transcript has the focus.
+        Binding("r", "retry", show=False),
+        Binding("y,c", "copy_message", show=False),
+        Binding("full_stop", "continue_reply", show=False),
+        Binding("left_square_bracket,left", "version(-1)", show=False),
+        Binding("right_square_bracket,right", "version(1)", show=False),
+        Binding("question_mark", "help", show=False),
     ]
 
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [
@@ -120,7 +127,7 @@ class ChatScreen(Screen[None]):
         self._draft_tokens = 0
         self._counting: Timer | None = None
         self._panel_wanted: bool | None = None  # None: where there is room
-        self._switch_to: Conversation | None = None
+        self._deleted: list[str] = []
         self._error = ""
         self._unread = 0
 
@@ -175,6 +182,7 @@ class ChatScreen(Screen[None]):
         if not len(conversation):
             blocks.append(Block(id=WELCOME, kind="note", text=self._welcome()))
         self.transcript.set_blocks(blocks)
+        self.transcript.set_writing(running or None)
         self.status_changed()
 
     def message_added(self, message: Message) -> None:
@@ -189,8 +197,10 @@ class ChatScreen(Screen[None]):
 
     def text_added(self, message_id: str, text: str) -> None:
         self.transcript.append_text(message_id, text)
+        self.transcript.set_writing(message_id)
 
     def message_changed(self, message: Message) -> None:
+        self.transcript.set_writing(None)
         block = block_of(self.chat.conversation, message)
         # A raw block may be shown from the middle, where the window begins: its text is there
         # already.
@@ -382,7 +392,7 @@ class ChatScreen(Screen[None]):
 
     def on_conversation_view_unread_changed(self, event: ConversationView.UnreadChanged) -> None:
         event.stop()
-        self._unread = event.lines
+        self._unread = event.rows
 
     def handle(self, event: ev.Event) -> None:
         """One event of the worker."""
@@ -397,9 +407,6 @@ class ChatScreen(Screen[None]):
                 self.conversation_changed()
 
     # ---- actions (names follow the table)
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return True
 
     def _run_slash(self, name: str, argument: str) -> None:
         action = BY_SLASH.get(name)
@@ -518,7 +525,7 @@ class ChatScreen(Screen[None]):
         hint = (
             "Raw mode does not use it; chat mode (Ctrl+T) does."
             if self.chat.conversation.mode == "raw"
-            else "Stands before every turn, also when the context is full; acts from the next reply."
+            else "Stands before every turn, even when the context is full. Acts from the next reply."
         )
         self.app.push_screen(
             TextDialog("System prompt", self.chat.conversation.system, hint), given
@@ -543,6 +550,24 @@ class ChatScreen(Screen[None]):
             self.notify(copy(selected, self.app.copy_to_clipboard), markup=False)
         elif not self.chat.stop():
             self.say("Ctrl+Q quits.")
+
+    def action_copy_message(self) -> None:
+        """Copy the message under the block cursor."""
+        block = self.transcript.cursor
+        if block is not None and block in self.chat.conversation:
+            text = self.chat.conversation[block].text
+            self.notify(copy(text, self.app.copy_to_clipboard), markup=False)
+
+    def action_version(self, by: int) -> None:
+        """Go to the version of a message before or after the one under the block cursor."""
+        block = self.transcript.cursor
+        if block is None or block not in self.chat.conversation or self.chat.reply is not None:
+            return
+        versions = self.chat.conversation.siblings(block)
+        at = versions.index(block) + by
+        if 0 <= at < len(versions):
+            self.chat.select(versions[at])
+            self.transcript.select_block(versions[at])
 
     def action_copy_reply(self) -> None:
         replies = [m for m in self.chat.conversation.path() if m.role == "assistant"]
@@ -571,14 +596,21 @@ class ChatScreen(Screen[None]):
         def answered(yes: bool | None) -> None:
             if yes:
                 self._shelf.delete(gone)
+                self._deleted.append(gone)
                 self.chat.new()
-                self.say(
-                    "Deleted. /undelete brings it back."
-                )
+                self.say("Deleted. /undelete brings it back.")
 
         self.app.push_screen(
             ConfirmDialog("Delete this chat?", yes="deletes it", no="keeps it"), answered
         )
+
+    def action_undelete_chat(self) -> None:
+        if not self._deleted:
+            self.say("Nothing was deleted since the program started; see also Ctrl+F.")
+            return
+        back = self._deleted.pop()
+        self._shelf.undelete(back)
+        self.open_chat(back)
 
     def action_theme(self, argument: str = "") -> None:
         if not argument:
@@ -623,9 +655,7 @@ class ChatScreen(Screen[None]):
             self.app.exit(0)
 
     def action_scroll_page(self, by: int) -> None:
-        (self.transcript.scroll_page_down if by > 0 else self.transcript.scroll_page_up)(
-            animate=False
-        )
+        (self.transcript.action_page_down if by > 0 else self.transcript.action_page_up)()
 
     def action_scroll_line(self, by: int) -> None:
         (self.transcript.scroll_down if by > 0 else self.transcript.scroll_up)(animate=False)

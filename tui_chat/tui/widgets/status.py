@@ -129,11 +129,11 @@ class StatusBar(Widget):
             Content.assemble(*parts), Content.styled(status.detail, "$chat-muted"), width
         )
         second = spread(
-            Content.styled(status.knobs, "$foreground 80%"), self._context(width), width
+            Content.styled(status.knobs, "$foreground 80%"), self._context_gauge(width), width
         )
         return Content.assemble(first, "\n", second)
 
-    def _context(self, width: int) -> Content:
+    def _context_gauge(self, width: int) -> Content:
         status = self._status
         if not status.limit:
             return Content("")

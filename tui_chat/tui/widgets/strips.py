@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -17,7 +18,7 @@ from textual.cache import LRUCache
 from textual.color import Color
 from textual.filter import LineFilter
 from textual.geometry import Region
-from textual.scrollbar import ScrollBar
+from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.strip import Strip
 
 from tui_chat.display import one_line
@@ -216,31 +217,48 @@ def _overlaid(
 
 
 class CachedScrollBar(ScrollBar):
-    """A scroll bar that is drawn again only when it would look different.
+    """A vertical scroll bar that is drawn from a few strips which are kept.
 
-    The stock one builds a strip for each of its rows on every frame of a growing text: half of the
+    The stock one makes a strip for each of its rows on every frame of a growing text: half of the
     cost of the frame.
     """
 
     _drawn: tuple[object, list[Strip]] | None = None
+    _cells: dict[object, Strip]
+    _cells_of: object = None
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        height = self.size.height
-        span = max(1, self.window_virtual_size - self.window_size)
-        thumb = self.window_size / max(1, self.window_virtual_size) * height
-        look = (
-            crop,
-            self.size,
-            self.window_size >= self.window_virtual_size,
-            round(max(1.0, thumb) * 8),
-            round(self.position / span * (height - max(1.0, thumb)) * 8),
-            self.grabbed is not None,
-            self.mouse_over,
-            self.parent.styles._cache_key if self.parent is not None else None,
-            self.app.current_theme,
-        )
-        if self._drawn is None or self._drawn[0] != look:
-            self._styles_cache.clear()
-            self._drawn = (look, super().render_lines(crop))
         self._styles_cache._dirty_lines.clear()
-        return self._drawn[1]
+        self._dirty_regions.clear()
+        bar = self.render()
+        if not isinstance(bar, ScrollBarRender):
+            return super().render_lines(crop)
+        height = self.size.height
+        style = cast("Style", bar.style)
+        filters = self.get_line_filters()
+        look = (height, bar.virtual_size, bar.window_size, bar.position, style, tuple(filters))
+        if self._drawn is None or self._drawn[0] != look:
+            if self._cells_of != look[4:]:
+                self._cells_of = look[4:]
+                self._cells = {}
+            segments = bar.render_bar(
+                size=height,
+                virtual_size=bar.virtual_size,
+                window_size=bar.window_size,
+                position=bar.position,
+                thickness=bar.thickness,
+                back_color=style.bgcolor or Color.parse("black").rich_color,
+                bar_color=style.color or Color.parse("white").rich_color,
+            ).segments
+            cells = self._cells
+            strips: list[Strip] = []
+            for segment in segments:
+                strip = cells.get(segment)
+                if strip is None:
+                    strip = Strip([segment], bar.thickness)
+                    for line_filter in filters:
+                        strip = strip.apply_filter(line_filter, self.background_colors[1])
+                    cells[segment] = strip
+                strips.append(strip)
+            self._drawn = (look, strips)
+        return self._drawn[1][crop.y : crop.bottom]
