@@ -216,6 +216,14 @@ def test_a_deleted_chat_can_be_had_back_until_it_is_purged(store: Store) -> None
         store.load(chat.id)
 
 
+def test_earlier_prompts_are_each_given_once_oldest_first(store: Store) -> None:
+    begin(store, "one", "reply", "two", "reply", "one")
+    begin(store, "three", "reply", "x" * 30_000)
+    store.delete(begin(store, "deleted").id)
+    assert list(store.prompts()) == ["two", "one", "three"]
+    assert list(store.prompts(limit=2)) == ["one", "three"]
+
+
 def test_renaming_to_nothing_brings_the_first_words_back(store: Store) -> None:
     chat = begin(store, "first words")
     store.rename(chat.id, "title")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Sequence
 
 from tui_chat.conversation import Conversation, Message, Mode, Receipt
 from tui_chat.errors import SessionError
@@ -203,15 +204,19 @@ class Store(Database):
         )
         return [_row(*row) for row in rows]
 
-    def prompts(self, limit: int = 200) -> tuple[str, ...]:
-        """What the user said in all chats, each text once, oldest first: the prompt's history."""
+    def prompts(self, limit: int = 200) -> Sequence[str]:
+        """What the user said last in any chat, each text once, oldest first: the prompt's history.
+
+        Pastes are left out, and of very many messages only the newest are looked at.
+        """
         rows = self._read(
             """SELECT text FROM messages m JOIN conversations c ON c.id = m.conversation
-            WHERE role = 'user' AND c.deleted_at IS NULL AND length(text) < 20000
-            GROUP BY text ORDER BY max(m.seq) DESC LIMIT ?""",
-            limit,
+            WHERE m.role = 'user' AND c.deleted_at IS NULL AND length(m.text) < 20000
+            ORDER BY m.seq DESC LIMIT ?""",
+            10 * limit,
         )
-        return tuple(str(text) for (text,) in reversed(rows))
+        newest_first = dict.fromkeys(str(text) for (text,) in rows)
+        return [*newest_first][:limit][::-1]
 
     def latest(self) -> str | None:
         """The id of the chat changed last, None when there is none."""
