@@ -221,28 +221,33 @@ class RowsView(ScrollView):
         return self._vertical_scrollbar
 
     def render_line(self, y: int) -> Strip:
-        if self._painter is None or self._painter.look.width != self.size.width:
-            self._painter = Painter(look_of(self, self._layout.width))
-        y += self.scroll_offset.y
-        if y >= self._layout.height:
-            return self._painter.blank()
-        flow, row = self._layout.find(y)
-        cursor, writing = self.marks(flow, row)
-        selection = self.text_selection
-        strip = self._painter.row(
-            flow,
-            row,
-            cursor=cursor,
-            selected=selection.get_span(y) if selection is not None else None,
-            writing=writing,
-        )
-        return strip.apply_offsets(0, y)
+        return self._rows(y, y + 1)[0]
 
     def render_lines(self, crop: Region) -> list[Strip]:
         # Not through the styles cache, which would make a new strip of each row on every frame.
         self._styles_cache._dirty_lines.clear()
         self._dirty_regions.clear()
-        strips = [self.render_line(y) for y in range(crop.y, crop.bottom)]
+        strips = self._rows(crop.y, crop.bottom)
         if crop.x or crop.width != self.size.width:
             strips = [strip.crop(crop.x, crop.right) for strip in strips]
+        return strips
+
+    def _rows(self, first: int, stop: int) -> list[Strip]:
+        """Strips of rows of the view, numbered from its top."""
+        painter, layout = self._painter, self._layout
+        if painter is None or painter.look.width != self.size.width:
+            painter = self._painter = Painter(look_of(self, layout.width))
+        scroll, height = self.scroll_offset.y, layout.height
+        selection = self.text_selection
+        strips: list[Strip] = []
+        for y in range(scroll + first, scroll + stop):
+            if y >= height:
+                strips.append(painter.blank())
+                continue
+            flow, row = layout.find(y)
+            cursor, writing = self.marks(flow, row)
+            selected = selection.get_span(y) if selection is not None else None
+            strip = painter.row(flow, row, cursor=cursor, selected=selected, writing=writing)
+            # The place of each character, by which Textual tells what the mouse selects.
+            strips.append(strip.apply_offsets(0, y))
         return strips

@@ -1,0 +1,289 @@
+"""What a streaming conversation costs: key echo, CPU per token and per frame, long chats, memory.
+
+    python benchmarks/ui.py [--smoke] [--app]
+
+CPU time is that of the whole process, in milliseconds or microseconds; it says more than the clock
+on a machine that does other things too. Latency is measured from outside, in a pseudo-terminal:
+from writing a key to reading its echo. `--app` types into the real app, with the model of
+checkpoints/ writing, instead of into a small app of transcript and text field.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import gc
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import threading
+import time
+from pathlib import Path
+
+from textual.app import App, ComposeResult
+from textual.widgets import TextArea
+
+from tui_chat.engine.events import Event, Step, Stepped
+from tui_chat.tui import terminal
+from tui_chat.tui.mailbox import Mailbox
+from tui_chat.tui.widgets.conversation_view import CHAT_VARIABLES, Block, ConversationView
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKENS_PER_SECOND = 1000
+WORDS = ["the ", "model ", "ends ", "a line\n", "and ", "begins ", "another ", "abc "]
+
+# Feasible on a quiet machine of two cores at 2.5 GHz.
+TARGETS = {
+    "key echo p50": (8.0, "ms"),
+    "key echo p99": (33.0, "ms"),
+    "CPU per token": (80.0, "us"),
+    "CPU per frame": (3.0, "ms"),
+    "open 10,000 messages": (300.0, "ms"),
+    "resize 10,000 messages": (150.0, "ms"),
+    "memory of 10,000 messages": (25.0, "MB"),
+}
+
+
+class Bench(App[None]):
+    """A transcript and a text field, fed through the mailbox by a thread."""
+
+    CSS = "TextArea { height: 5; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mailbox = Mailbox(self.take)
+        self.view = ConversationView()
+        self.frames = 0
+        self.arrived = 0
+        self.stopped = threading.Event()
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return CHAT_VARIABLES
+
+    def get_line_filters(self) -> list[object]:  # type: ignore[override]
+        return [*super().get_line_filters(), terminal.ControlFilter()]
+
+    def compose(self) -> ComposeResult:
+        yield self.view
+        area = TextArea()
+        area.cursor_blink = False
+        yield area
+
+    def on_mount(self) -> None:
+        self.query_one(TextArea).focus()
+        self.view.append_block(Block("reply", "assistant", header="Assistant"))
+
+    def take(self, events: list[Event]) -> None:
+        self.frames += 1
+        for event in events:
+            assert isinstance(event, Stepped)
+            self.arrived += len(event.steps)
+            self.view.append_text("reply", event.text)
+
+    def produce(self, count: int) -> None:
+        """Tokens at TOKENS_PER_SECOND, in the slices in which a worker would make them."""
+        begin, made = time.monotonic(), 0
+        while made < count and not self.stopped.is_set():
+            due = min(count, int((time.monotonic() - begin) * TOKENS_PER_SECOND))
+            for number in range(made, due):
+                text = WORDS[number % len(WORDS)]
+                step = Step(number, text, -1.0)
+                self.mailbox.put(Stepped(request_id="r", text=text, steps=(step,)))
+            made = max(made, due)
+            time.sleep(0.001)
+
+    def stream(self, count: int) -> threading.Thread:
+        thread = threading.Thread(target=self.produce, args=(count,), daemon=True)
+        thread.start()
+        return thread
+
+
+class Talking(Bench):
+    """Streams until it is ended, for the measurement from outside."""
+
+    def on_ready(self) -> None:
+        self.view.append_text("reply", text_of(500))
+        self.mailbox.start(self)
+        self.stream(1 << 30)
+
+
+def text_of(tokens: int) -> str:
+    return "".join(WORDS[number % len(WORDS)] for number in range(tokens))
+
+
+def memory() -> float:
+    """Resident memory in MB; 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return 0.0
+
+
+async def streaming(length: int, tokens: int) -> tuple[float, float, float]:
+    """CPU of the screen's thread in us per token and in ms per frame while a reply of `length`
+    tokens grows, and that of the producing thread in us per token.
+    """
+    app = Bench()
+    async with app.run_test(size=(120, 40)) as pilot:
+        app.view.append_text("reply", text_of(length))
+        app.view.set_writing("reply")
+        await pilot.pause(0.3)
+        gc.collect()
+        gc.freeze()
+        app.mailbox.start(app)
+        whole, screen = time.process_time(), time.thread_time()
+        app.stream(tokens)
+        while app.arrived < tokens:
+            await asyncio.sleep(0.05)
+        screen = time.thread_time() - screen
+        producer = time.process_time() - whole - screen
+    return screen / tokens * 1e6, screen / max(1, app.frames) * 1e3, producer / tokens * 1e6
+
+
+async def long_chat(messages: int) -> dict[str, float]:
+    text = ("A sentence of some length that a model could have written, and on it goes. " * 7)[:480]
+    blocks = [
+        Block(f"m{n}", "assistant" if n % 2 else "user", f"{text}{n}", "Header", f"seed {n}")
+        for n in range(messages)
+    ]
+    app = Bench()
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.pause()
+        gc.collect()
+        before = memory()
+        wall, cpu = time.monotonic(), time.process_time()
+        app.view.set_blocks(blocks)
+        await pilot.pause()
+        out = {
+            "open": (time.process_time() - cpu) * 1e3,
+            "open wall": (time.monotonic() - wall) * 1e3,
+            "memory": memory() - before,
+        }
+        cpu = time.process_time()
+        await pilot.resize_terminal(100, 30)
+        await pilot.pause()
+        out["resize"] = (time.process_time() - cpu) * 1e3
+        cpu = time.process_time()
+        for page in range(20):
+            app.view.scroll_to(y=page * 997 % app.view.max_scroll_y, animate=False)
+            await pilot.pause()
+        out["jump"] = (time.process_time() - cpu) * 1e3 / 20
+    return out
+
+
+def echoes(command: list[str], keys: int, start: bytes = b"", env: dict[str, str] | None = None,
+           ready: bytes = b"line") -> list[float]:  # fmt: skip
+    """Milliseconds from key to echo for each key typed into a program in a pseudo-terminal."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(
+        command,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        cwd=ROOT,
+        env={**os.environ, "TERM": "xterm-256color", "TEXTUAL_ANIMATIONS": "none", **(env or {})},
+    )
+    os.close(slave)
+    found: list[float] = []
+
+    def read(wait: float) -> bytes:
+        if not select.select([master], [], [], wait)[0]:
+            return b""
+        return os.read(master, 1 << 16)
+
+    def wait_for(text: bytes, seconds: float) -> None:
+        seen, end = b"", time.monotonic() + seconds
+        while text not in seen:
+            if time.monotonic() > end:
+                raise SystemExit(f"{text!r} was never shown: {seen[-300:]!r}")
+            seen += read(0.1)
+
+    try:
+        wait_for(ready, 60)
+        for part in start.splitlines(keepends=True):
+            os.write(master, part.rstrip(b"\n"))
+            time.sleep(0.5)
+            os.write(master, b"\r")
+        settle = time.monotonic() + 1.0
+        while time.monotonic() < settle:
+            read(0.05)
+        for number in range(keys):
+            rest = time.monotonic() + 0.06 + number % 7 * 0.006  # at any moment of a frame
+            while time.monotonic() < rest:
+                read(0.002)
+            key = b"QZXVWY"[number % 6 :][:1]
+            began, seen = time.monotonic(), b""
+            os.write(master, key)
+            while key not in seen and time.monotonic() - began < 5:
+                seen += read(0.5)
+            found.append((time.monotonic() - began) * 1e3)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+    return sorted(found)
+
+
+def row(name: str, value: float, target: str = "", note: str = "") -> None:
+    limit, unit = TARGETS.get(target or name, (0.0, ""))
+    aim = f"<= {limit:g} {unit}" if limit else ""
+    verdict = ("met" if value <= limit else "MISSED") if limit else ""
+    print(f"{name:<34} {value:9.1f} {unit:<3} {aim:<12} {verdict:<7} {note}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
+    parser.add_argument("--app", action="store_true", help="key echo in the real app")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        terminal.harden()
+        Talking().run()
+        return
+    smoke = given.smoke
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    print(f"load {load:.1f} on {os.cpu_count()} cores\n")
+    print(f"{'what':<34} {'measured':>9} {'':<3} {'target':<12}")
+    keys = 20 if smoke else 200
+    if given.app:
+        with tempfile.TemporaryDirectory() as home:
+            env = {f"TUI_CHAT_{kind}_DIR": f"{home}/{kind}" for kind in ("CONFIG", "DATA", "CACHE")}
+            command = [sys.executable, "-m", "tui_chat", "checkpoints/demo-chat"]
+            found = echoes(command, keys, b"Tell me a long story.\n", env, b"demo-chat")
+        note = "the real app, the demo writing"
+    else:
+        found = echoes([sys.executable, __file__, "--child"], keys)
+        note = f"{TOKENS_PER_SECOND} tokens/s, wall clock"
+    row("key echo p50", found[len(found) // 2], note=note)
+    row("key echo p99", found[min(len(found) - 1, int(len(found) * 0.99))], note=note)
+    for length in (500,) if smoke else (500, 4_000, 20_000):
+        per_token, per_frame, producer = asyncio.run(streaming(length, 1_000 if smoke else 6_000))
+        at = f"at {length:,} tokens"
+        row(
+            f"CPU per token {at}",
+            per_token,
+            "CPU per token",
+            f"+ {producer:.0f} us in the producer",
+        )
+        row(f"CPU per frame {at}", per_frame, "CPU per frame")
+    count = 1_000 if smoke else 10_000
+    chat = asyncio.run(long_chat(count))
+    row(f"open {count:,} messages", chat["open"], "open 10,000 messages", "CPU")
+    row("  the same, wall clock", chat["open wall"], "open 10,000 messages")
+    row(f"resize {count:,} messages", chat["resize"], "resize 10,000 messages", "CPU")
+    row("jump anywhere in them", chat["jump"], "CPU per frame", "CPU")
+    row(f"memory of {count:,} messages", chat["memory"], "memory of 10,000 messages")
+
+
+if __name__ == "__main__":
+    main()
