@@ -54,6 +54,8 @@ def test_a_run_directory_opens_at_its_newest_step_or_the_one_asked_for(
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint"):
         catalog.describe(str(tmp_path / "empty"))
+    with pytest.raises(CheckpointError, match="runs in it, such as run"):
+        catalog.describe(str(tmp_path))
 
 
 def test_what_cannot_be_read_is_listed_with_the_reason(nanogpt: Save, tmp_path: Path) -> None:

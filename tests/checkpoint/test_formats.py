@@ -256,7 +256,8 @@ def native(path: Path, **changes: str | None) -> str:
     raw = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + os.urandom(at))
     added = [{"content": "<|end|>", "id": 5}, {"content": "<|endoftext|>", "id": 4}]
-    (path.parent / "tokenizer.json").write_text(json.dumps({"added_tokens": added}))
+    said = {"added_tokens": added, "model": {"vocab": {"a": 0, "b": 1, "<|end|>": 5}}}
+    (path.parent / "tokenizer.json").write_text(json.dumps(said))
     return str(path)
 
 
@@ -267,6 +268,7 @@ def test_the_native_format_says_everything_itself(tmp_path: Path) -> None:
     assert info.spec.n_kv_head == 1 and info.spec.gated and info.spec.position == "rope"
     assert info.template.turns["user"] == ("<|user|>", "<|end|>") and info.stop_ids == (5,)
     assert info.tokenizer.path == str(tmp_path / "tokenizer.json")
+    assert info.tokenizer.vocab_size == 4
     assert set(weights.load(info)) == {name for name in info.plan.recipes}  # type: ignore[union-attr]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -126,8 +127,11 @@ def _of_run(
     name = shown_name(path)
     entries = _entries(path, _candidates(path))
     if not entries:
+        inside = [run.name for run in itertools.islice(scan([path]), 5)]
         raise CheckpointError(
-            f"there is no checkpoint in {name}", f"no file in it ends in {', '.join(SUFFIXES)}"
+            f"there is no checkpoint in {name}",
+            f"no file in it ends in {', '.join(SUFFIXES)}",
+            f"Name one of the runs in it, such as {', '.join(inside)}" if inside else "",
         )
     if step is not None:
         chosen = [entry for entry in entries if entry.step == step]

@@ -67,7 +67,7 @@ def describe(source: Source) -> Description:
             "Update tui-chat",
         )
     spec = _table(source, "spec")
-    tokenizer = _tokenizer(source, said)
+    tokenizer, special = _tokenizer(source, said)
     template = _template(source)
     losses = {
         name: float(value)
@@ -86,7 +86,9 @@ def describe(source: Source) -> Description:
         step=int(step) if step.isascii() and step.isdigit() and len(step) < 16 else None,
         losses=losses,
         template=template,
-        stop_ids=_stop_ids(tokenizer, template.stop or (DOCUMENT_END,)),
+        stop_ids=tuple(
+            sorted(special[stop] for stop in template.stop or (DOCUMENT_END,) if stop in special)
+        ),
         mode="chat" if said.get("mode") == "chat" else "raw",
         description=said.get("description", ""),
     )
@@ -100,27 +102,30 @@ def _table(source: Source, key: str) -> Mapping[str, object]:
         raise refused(source.path, Damaged(f"its metadata {key!r} is not JSON")) from None
 
 
-def _tokenizer(source: Source, said: Mapping[str, str]) -> TokenizerHint:
+def _tokenizer(source: Source, said: Mapping[str, str]) -> tuple[TokenizerHint, Mapping[str, int]]:
+    """The hint, and the control tokens. A tokenizer that cannot be read says so later."""
     name = said.get("tokenizer", "")
     if not name or name != os.path.basename(name) or "\\" in name:
         raise refused(source.path, Damaged("it does not name a tokenizer file beside it"))
-    return TokenizerHint(
-        kind="tokenizer.json",
-        path=os.path.join(source.folder, name),
-        source="named in the file",
-    )
-
-
-def _stop_ids(tokenizer: TokenizerHint, stops: tuple[str, ...]) -> tuple[int, ...]:
-    """Ids of the texts in the tokenizer's list of control tokens. A tokenizer that cannot be read
-    says so later."""
+    path = os.path.join(source.folder, name)
     try:
-        added = mapping(read_json(tokenizer.path)).get("added_tokens")
+        file = mapping(read_json(path))
     except CheckpointError:
-        return ()
-    rows = [mapping(row) for row in added] if isinstance(added, list) else []
-    ids = {row.get("content"): row.get("id") for row in rows}
-    return tuple(sorted(i for stop in stops if isinstance(i := ids.get(stop), int)))
+        file = {}
+    added = file.get("added_tokens")
+    special: dict[str, int] = {}
+    for row in added if isinstance(added, list) else []:
+        text, token = mapping(row).get("content"), mapping(row).get("id")
+        if isinstance(text, str) and isinstance(token, int):
+            special[text] = token
+    pieces = mapping(mapping(file.get("model")).get("vocab"))
+    hint = TokenizerHint(
+        kind="tokenizer.json",
+        path=path,
+        source="named in the file",
+        vocab_size=len(pieces.keys() | special.keys()),
+    )
+    return hint, special
 
 
 def _template(source: Source) -> TemplateHint:
