@@ -45,12 +45,24 @@ STATUS_EVERY = 0.1
 COUNT_AFTER = 0.15
 
 
+DEMO = (
+    "This is the bundled demo: about one million weights, trained on a few plays and on made-up "
+    "dialogues. It greets, does small sums, remembers your name, follows a simple system prompt "
+    "and explains the keys of this app. It knows nothing else."
+)
+DEMO_BASE = (
+    "This is the base model of the bundled demo: about one million weights, trained on a few plays. "
+    "It goes on with a text in their manner; it cannot answer."
+)
+
+
 class Services(Protocol):
     """What the screen needs of the program around it."""
 
     def scan(self) -> Iterator[Run]: ...
     def roots(self) -> tuple[str, ...]: ...
     def places(self) -> list[tuple[str, str]]: ...
+    def is_demo(self, path: str) -> bool: ...
     def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]: ...
     def prompt_history(self) -> Sequence[str]: ...
     def remember(self, *, checkpoint: str | None = None, chat: str | None = None) -> None: ...
@@ -331,7 +343,9 @@ class ChatScreen(Screen[None]):
         lines = ["Talk to the language model you trained."]
         if loaded:
             info = loaded.info
-            if info.description:
+            if self._services.is_demo(info.path):
+                lines += ["", DEMO if info.mode == "chat" else DEMO_BASE]
+            elif info.description:
                 lines += ["", info.description]
             how = (
                 "Write a message below."
@@ -670,7 +684,7 @@ class ChatScreen(Screen[None]):
 def _ended(finished: ev.Finished) -> str:
     stats = finished.stats
     why = {"stop": "the model stopped"}.get(finished.reason) or reason_words(finished.reason)
-    if finished.reason == "stop" and finished.detail:
+    if finished.reason == "stop" and not finished.detail.startswith("token "):
         why = f"stopped at {finished.detail!r}"
     parts = [why, f"{stats.new_tokens} tok"]
     if stats.decode_seconds > 0:
