@@ -269,6 +269,14 @@ def test_on_a_terminal_nothing_stored_steers_it(chats: list[Conversation]) -> No
     assert b"\x1b" not in seen
 
 
+def test_loading_shows_on_a_terminal_and_leaves_only_the_reply() -> None:
+    seen = on_a_terminal("ask", CHAT, "hi", "--greedy", "--max-new-tokens", "4").decode()
+    assert "starting torch" in seen
+    assert "\n" not in seen[: seen.rindex("\x1b[K")], "all on one line, which is wiped"
+    reply = seen[seen.rindex("\x1b[K") + 3 :]
+    assert reply.strip() and reply.endswith("\r\n") and reply.count("\n") == 1
+
+
 def test_a_hostile_working_directory_runs_nothing(tmp_path: Path) -> None:
     marker = tmp_path / "PWNED"
     names = ("json", "typing", "torch", "textual", "sqlite3", "tiktoken", "argparse", "dataclasses")

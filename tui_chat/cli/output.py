@@ -71,19 +71,21 @@ class Stream:
 class Progress:
     """What goes on while a checkpoint loads: one line on stderr that is wiped away at the end.
 
-    Only when stderr is a terminal, and only once there is something to wait for.
+    Only when stderr is a terminal. A new stage is drawn at once, its percentage ten times a second.
     """
 
-    def __init__(self, after: float = 0.3) -> None:
+    def __init__(self) -> None:
         self._shows = sys.stderr.isatty()
-        self._from = time.monotonic() + after
-        self._drawn = False
+        self._stage = ""
+        self._next = 0.0
 
     def __call__(self, stage: str, done: float = 0.0) -> None:
-        if self._shows and time.monotonic() >= self._from:
-            percent = f" {done:.0%}" if done > 0 else ""
-            _to_terminal(sys.stderr, f"\r\x1b[K{one_line(stage, 60)}{percent} …")
-            self._drawn = True
+        now = time.monotonic()
+        if not self._shows or (stage == self._stage and now < self._next):
+            return
+        self._stage, self._next = stage, now + 0.1
+        percent = f" {done:.0%}" if done > 0 else ""
+        _to_terminal(sys.stderr, f"\r\x1b[K{one_line(stage, 60)}{percent} …")
 
     def __enter__(self) -> Self:
         return self
@@ -97,9 +99,9 @@ class Progress:
         self.wipe()
 
     def wipe(self) -> None:
-        if self._drawn:
+        if self._stage:
             _to_terminal(sys.stderr, "\r\x1b[K")
-            self._drawn = False
+            self._stage = ""
 
 
 def table(
