@@ -1,11 +1,11 @@
 """What a streaming conversation costs: key echo, CPU per token and per frame, long chats, memory.
 
-    python benchmarks/ui.py [--smoke] [--app]
+    python benchmarks/ui.py [--smoke] [--app CHECKPOINT]
 
 CPU time is that of the whole process, in milliseconds or microseconds; it says more than the clock
 on a machine that does other things too. Latency is measured from outside, in a pseudo-terminal:
-from writing a key to reading its echo. `--app` types into the real app, with the model of
-checkpoints/ writing, instead of into a small app of transcript and text field.
+from writing a key to reading its echo. `--app` types into the real app while that checkpoint
+writes, instead of into a small app of transcript and text field; choose a fast model that goes on.
 """
 
 from __future__ import annotations
@@ -178,8 +178,14 @@ async def long_chat(messages: int) -> dict[str, float]:
     return out
 
 
-def echoes(command: list[str], keys: int, start: bytes = b"", env: dict[str, str] | None = None,
-           ready: bytes = b"line") -> list[float]:  # fmt: skip
+def echoes(
+    command: list[str],
+    keys: int,
+    prompt: str = "",
+    writing: str = "",
+    env: dict[str, str] | None = None,
+    ready: str = "line",
+) -> list[float]:
     """Milliseconds from key to echo for each key typed into a program in a pseudo-terminal."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
@@ -200,19 +206,20 @@ def echoes(command: list[str], keys: int, start: bytes = b"", env: dict[str, str
             return b""
         return os.read(master, 1 << 16)
 
-    def wait_for(text: bytes, seconds: float) -> None:
+    def wait_for(text: str, seconds: float) -> None:
         seen, end = b"", time.monotonic() + seconds
-        while text not in seen:
-            if time.monotonic() > end:
+        while text.encode() not in seen:
+            if time.monotonic() > end or process.poll() is not None:
                 raise SystemExit(f"{text!r} was never shown: {seen[-300:]!r}")
             seen += read(0.1)
 
     try:
         wait_for(ready, 60)
-        for part in start.splitlines(keepends=True):
-            os.write(master, part.rstrip(b"\n"))
-            time.sleep(0.5)
+        if prompt:
+            os.write(master, prompt.encode())
+            time.sleep(0.5)  # an Enter right behind a letter would look like a paste
             os.write(master, b"\r")
+            wait_for(writing, 60)
         settle = time.monotonic() + 1.0
         while time.monotonic() < settle:
             read(0.05)
@@ -243,7 +250,7 @@ def row(name: str, value: float, target: str = "", note: str = "") -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
-    parser.add_argument("--app", action="store_true", help="key echo in the real app")
+    parser.add_argument("--app", metavar="CHECKPOINT", help="key echo in the real app")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
@@ -258,9 +265,13 @@ def main() -> None:
     if given.app:
         with tempfile.TemporaryDirectory() as home:
             env = {f"TUI_CHAT_{kind}_DIR": f"{home}/{kind}" for kind in ("CONFIG", "DATA", "CACHE")}
-            command = [sys.executable, "-m", "tui_chat", "checkpoints/demo-chat"]
-            found = echoes(command, keys, b"Tell me a long story.\n", env, b"demo-chat")
-        note = "the real app, the demo writing"
+            Path(home, "CONFIG").mkdir()
+            Path(home, "CONFIG", "settings.toml").write_text(
+                "[sampling]\nmax_new_tokens = 1000000\n", "utf-8"
+            )
+            command = [sys.executable, "-m", "tui_chat", given.app]
+            found = echoes(command, keys, "Once upon a time", "writing", env, "ready")
+        note = f"the real app while {given.app} writes"
     else:
         found = echoes([sys.executable, __file__, "--child"], keys)
         note = f"{TOKENS_PER_SECOND} tokens/s, wall clock"
