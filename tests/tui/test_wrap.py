@@ -13,22 +13,10 @@ from tui_chat.tui.widgets.wrap import extend_rows, new_rows, row_text
 
 _PIECES = st.sampled_from(
     [
-        "a",
-        "be",
-        " ",
-        "  ",
-        "\n",
-        "\t",
-        "漢",
-        "字",
-        "é",
-        "e\u0301",
-        "👩\u200d👧",
-        "\u200d",
-        "❤\ufe0f",
+        "a", "be", " ", "  ", "\n", "\t", "漢", "字", "é", "e\u0301", "👩\u200d👧", "\u200d",
+        "❤\ufe0f", "🇩🇪", "🇩", "1\ufe0f", "x" * 13, " " * 15, "क\u094d", "\x1b[31m", "Привет", "。",
     ]
-    + ["🇩🇪", "🇩", "1\ufe0f", "x" * 13, " " * 15, "क\u094d", "\x1b[31m", "Привет", "。"]
-)
+)  # fmt: skip
 _TEXTS = st.lists(_PIECES, max_size=40).map("".join).map(visible)
 _WIDTHS = st.integers(2, 20)
 
