@@ -89,8 +89,8 @@ class Terminal:
             "HOME": str(home),
             **(environment or {}),
         }
-        env.pop("NO_COLOR", None)
-        env.pop("TMUX", None)
+        for name in ("NO_COLOR", "TMUX", "COLUMNS", "LINES"):
+            env.pop(name, None)
         self.process = subprocess.Popen(
             [*command, *arguments],
             stdin=slave,
@@ -147,6 +147,12 @@ class Terminal:
             self.raw += data
             self._stream.feed(_UNKNOWN.sub(b"", data))
             seconds = min(seconds, 0.01)
+
+    def watch(self, seconds: float) -> None:
+        """Look on for so long."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.read(0.02)
 
     @property
     def lines(self) -> list[str]:

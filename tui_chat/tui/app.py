@@ -287,6 +287,7 @@ class TuiChat(App[int]):
 
     def close(self) -> None:
         """After the terminal is restored: stop the model, write what waits."""
+        self.chat_screen.chat.leave_screen()
         self.worker.close(timeout=2.0)
         for event in self.mailbox.drain_all():
             self.chat_screen.chat.handle(event)

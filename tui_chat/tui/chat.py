@@ -50,6 +50,28 @@ class ChatView(Protocol):
         """One sentence for the reader that does not belong to the conversation."""
 
 
+class NoView:
+    """The view once the screen is gone: what still comes is kept, and shown to nobody."""
+
+    def conversation_changed(self) -> None:
+        pass
+
+    def message_added(self, message: Message) -> None:
+        pass
+
+    def text_added(self, message_id: str, text: str) -> None:
+        pass
+
+    def message_changed(self, message: Message) -> None:
+        pass
+
+    def status_changed(self) -> None:
+        pass
+
+    def say(self, text: str, *, error: bool = False) -> None:
+        pass
+
+
 @dataclass(slots=True)
 class RunningReply:
     """A reply from the moment it is asked for to its last token."""
@@ -114,6 +136,10 @@ class Chat:
             None  # message (chat) or character (raw) at which the sent window begins
         )
         self.last: ev.Finished | None = None
+
+    def leave_screen(self) -> None:
+        """The screen ends: what the worker still says is kept without it."""
+        self._view = NoView()
 
     # ---- checkpoint
 
@@ -364,7 +390,7 @@ class Chat:
                 self._on_reply(self.reply, event)
 
     def _on_loaded(self, event: ev.Loaded) -> None:
-        self.loaded, self.loading = event, None
+        self.loaded, self.loading, self.last = event, None, None
         if not len(self.conversation):
             self.conversation.mode = event.info.mode
             self._view.conversation_changed()

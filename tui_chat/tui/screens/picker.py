@@ -112,7 +112,7 @@ class CheckpointPicker(ModalScreen[str | None]):
         self._roots = tuple(roots)
         self._runs: list[Run] = []
         self._scanning = True
-        self._closed = threading.Event()
+        self._left = threading.Event()
 
     def compose(self) -> ComposeResult:
         with Vertical() as box:
@@ -126,7 +126,7 @@ class CheckpointPicker(ModalScreen[str | None]):
         threading.Thread(target=self._read, name="catalog", daemon=True).start()
 
     def on_unmount(self) -> None:
-        self._closed.set()
+        self._left.set()
 
     def _read(self) -> None:
         """In a thread: gather runs and hand them over in batches."""
@@ -134,7 +134,7 @@ class CheckpointPicker(ModalScreen[str | None]):
         sent = time.monotonic()
         try:
             for run in self._scan():
-                if self._closed.is_set():
+                if self._left.is_set():
                     return
                 batch.append(run)
                 if time.monotonic() - sent > 0.1:

@@ -147,7 +147,7 @@ class StatusBar(Widget):
 
 
 class HintBar(Widget):
-    """The last row: keys and what they do, as many as fit; the last one always stays."""
+    """The last row: keys and what they do, as many as fit; the last two always stay."""
 
     DEFAULT_CSS = """
     HintBar { height: 1; background: $background; color: $chat-muted; padding: 0 1; }
@@ -164,8 +164,8 @@ class HintBar(Widget):
 
     def render(self) -> Content:
         width = self.size.width
-        *most, last = self._hints or (("", ""),)
-        room = width - cell_len(" ".join(last)) - 2
+        most, last = self._hints[:-2], self._hints[-2:]
+        room = width - sum(cell_len(" ".join(hint)) + 2 for hint in last)
         shown: list[tuple[str, str]] = []
         for hint in most:
             room -= cell_len(" ".join(hint)) + 2
@@ -173,6 +173,6 @@ class HintBar(Widget):
                 break
             shown.append(hint)
         pieces: list[tuple[str, str]] = []
-        for key, word in [*shown, last]:
+        for key, word in (*shown, *last):
             pieces += [(key, "bold $foreground"), (f" {word}  ", "$chat-muted")]
         return Content.assemble(*pieces)
