@@ -38,7 +38,9 @@ def test_three_turns_then_knob_stop_retry_switch_quit_and_reopen(open_app: Open)
     app = open_app()
     app.wait_for("demo-chat/")
     app.wait_for("ready")
-    assert "about one million weights" in " ".join(app.text.split()), "the first screen says what the demo is"
+    assert "about one million weights" in " ".join(app.text.split()), (
+        "the first screen says what the demo is"
+    )
     greedy(app)
 
     say(app, "What is 13 + 29?")

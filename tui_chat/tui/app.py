@@ -85,9 +85,6 @@ class Program:
 
         return catalog.scan(self.roots())
 
-    def is_demo(self, path: str) -> bool:
-        return Path(path).is_relative_to(bundled("checkpoints"))
-
     def places(self) -> list[tuple[str, str]]:
         return [
             ("settings", str(self.paths.settings_file)),

@@ -9,16 +9,15 @@ thread of the screen.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tui_chat.conversation import Conversation, Message, Mode, Receipt, Turn, new_id
+from tui_chat.conversation import Conversation, Message, Mode, Receipt, new_id
 from tui_chat.engine import events as ev
-from tui_chat.errors import TuiChatError
 from tui_chat.sampling import MAX_SEED, SamplingParams
 from tui_chat.sessions.records import ChatMeta
+from tui_chat.tui.reply import RunningReply
 
 # How often the part of a reply already shown is given to the store, in seconds.
 SAVE_EVERY = 0.25
@@ -70,40 +69,6 @@ class NoView:
 
     def say(self, text: str, *, error: bool = False) -> None:
         pass
-
-
-@dataclass(slots=True)
-class RunningReply:
-    """A reply from the moment it is asked for to its last token."""
-
-    request_id: str
-    conversation: Conversation  # its own: another one may be on screen before it ends
-    parent: str | None
-    params: SamplingParams
-    continues: str = ""  # the message that is gone on with, "" for a new one
-    turn_ids: tuple[str, ...] = ()  # message of each turn of the prompt, "" for the system prompt
-    message_id: str = ""  # "" until the worker has started it
-    before: str = ""  # text the message had when it was gone on with
-    text: list[str] = field(default_factory=list)
-    tokens: int = 0
-    seed: int = 0
-    reused: int = 0
-    prompt_tokens: int = 0
-    prefill: tuple[int, int] = (0, 0)
-    changes: list[tuple[int, Mapping[str, object]]] = field(default_factory=list)
-    asked_at: float = field(default_factory=time.monotonic)
-    first_at: float = 0.0
-    saved_at: float = 0.0
-    stopping: bool = False
-
-    @property
-    def tokens_per_second(self) -> float:
-        seconds = time.monotonic() - self.first_at
-        return (
-            (self.tokens - 1) / seconds
-            if self.first_at and self.tokens > 1 and seconds > 0
-            else 0.0
-        )
 
 
 class Chat:
@@ -286,28 +251,12 @@ class Chat:
             self._view.status_changed()
             return
         self.waiting = False
-        conversation = reply.conversation
-        path = (
-            conversation.path(reply.continues or reply.parent)
-            if (reply.continues or reply.parent)
-            else []
-        )
-        if conversation.mode == "raw":
-            text = "".join(message.text for message in path)
-            prompt = ev.Prompt(mode="raw", text=text)
-        else:
-            # Replies stopped before their first word are kept but not sent.
-            sent = [m for m in path if m.text or m.role != "assistant" or m.id == reply.continues]
-            turns = [Turn(m.role, m.text) for m in sent]
-            ids = [m.id for m in sent]
-            if conversation.system:
-                turns.insert(0, Turn("system", conversation.system))
-                ids.insert(0, "")
-            reply.turn_ids = tuple(ids)
-            prompt = ev.Prompt(mode="chat", turns=tuple(turns), continue_last=bool(reply.continues))
         self._send(
             ev.Generate(
-                lane=self.lane, request_id=reply.request_id, prompt=prompt, params=reply.params
+                lane=self.lane,
+                request_id=reply.request_id,
+                prompt=reply.prompt(),
+                params=reply.params,
             )
         )
 
@@ -331,14 +280,8 @@ class Chat:
         if params == old:
             return
         if self.reply is not None and not self.waiting:
-            reply = self.reply
-            # A retry may run on a seed of its own; the seed counts at the start only.
-            reply.params = params.with_(seed=reply.params.seed)
-            turned = {k: v for k, v in params.as_dict().items() if old.as_dict()[k] != v}
-            if reply.changes and reply.changes[-1][0] == reply.tokens:
-                turned = {**reply.changes.pop()[1], **turned}
-            reply.changes.append((reply.tokens, turned))
-            self._send(ev.SetSampling(lane=self.lane, params=reply.params))
+            self.reply.turn(old, params)
+            self._send(ev.SetSampling(lane=self.lane, params=self.reply.params))
         self._view.status_changed()
 
     def count(self, text: str, request_id: str = "draft") -> None:
@@ -448,13 +391,7 @@ class Chat:
     def _move_window(self, reply: RunningReply, first_turn: int, first_char: int) -> None:
         if not self._on_screen(reply):
             return
-        window: str | int | None = None
-        if reply.conversation.mode == "raw":
-            window = first_char or None
-        else:
-            first = 1 if reply.turn_ids[:1] == ("",) else 0
-            if first_turn > first and first_turn < len(reply.turn_ids):
-                window = reply.turn_ids[first_turn]
+        window = reply.window(first_turn, first_char)
         if window != self.window:
             self.window = window
             self._view.conversation_changed()
@@ -501,23 +438,7 @@ class Chat:
     def _on_failed(self, reply: RunningReply, event: ev.Failed) -> None:
         self.reply = None
         if reply.message_id:
-            stats = ev.Stats(
-                prompt_tokens=reply.prompt_tokens,
-                reused_tokens=reply.reused,
-                prefill_seconds=0.0,
-                new_tokens=reply.tokens,
-                decode_seconds=0.0,
-            )
-            text = "".join(reply.text)
-            ended = ev.Finished(
-                request_id=reply.request_id,
-                lane=self.lane,
-                reason="error",
-                text=text,
-                ids=(),
-                stats=stats,
-            )
-            self._keep(reply, self._receipt(reply, ended))
+            self._keep(reply, self._receipt(reply, reply.failed(self.lane)))
             self._changed(reply, reply.conversation[reply.message_id])
         self._view.say(str(event.error), error=True)
         self._view.status_changed()
@@ -532,29 +453,8 @@ class Chat:
     # ---- what is kept
 
     def _receipt(self, reply: RunningReply, ended: ev.Finished | None) -> Receipt:
-        loaded = self.loaded
-        assert loaded is not None
-        info = loaded.info
-        stats = ended.stats if ended else None
-        return Receipt(
-            checkpoint=info.label,
-            path=info.path,
-            fingerprint=info.fingerprint,
-            step=info.step,
-            mode=reply.conversation.mode,
-            template=info.template.name if reply.conversation.mode == "chat" else "",
-            seed=reply.seed,
-            sampling=reply.params.as_dict(),
-            sampling_changes=tuple(reply.changes),
-            dtype=loaded.dtype,
-            device=loaded.device,
-            prompt_tokens=stats.prompt_tokens if stats else reply.prompt_tokens,
-            reused_tokens=stats.reused_tokens if stats else reply.reused,
-            new_tokens=stats.new_tokens if stats else 0,
-            prefill_seconds=stats.prefill_seconds if stats else 0.0,
-            decode_seconds=stats.decode_seconds if stats else 0.0,
-            stop_reason=ended.reason if ended else None,
-        )
+        assert self.loaded is not None  # a reply is asked for only once there is a checkpoint
+        return reply.receipt(self.loaded, ended)
 
     def _save_meta(self, conversation: Conversation | None = None) -> None:
         path = self.loaded.info.path if self.loaded else ""
@@ -563,7 +463,3 @@ class Chat:
                 conversation or self.conversation, checkpoint=path, sampling=self.params.as_dict()
             )
         )
-
-    def fail(self, error: TuiChatError) -> None:
-        """Something around the conversation went wrong (saving, the worker): say it once."""
-        self._view.say(str(error), error=True)

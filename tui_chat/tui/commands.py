@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
+from tui_chat.errors import UsageError
+from tui_chat.sampling import KNOBS, SamplingParams
 from tui_chat.tui.actions import ACTIONS, BY_SLASH, Action, key_name
 
 
@@ -20,7 +23,7 @@ def described(action: Action) -> str:
 class ActionCommands(Provider):
     """Every action of the table whose argument may be left out."""
 
-    def _run(self, action: Action) -> object:
+    def _run(self, action: Action) -> Callable[[], Awaitable[object]]:
         return partial(self.screen.run_action, f"screen.{action.id}")
 
     def _offered(self) -> list[Action]:
@@ -32,7 +35,7 @@ class ActionCommands(Provider):
 
     async def discover(self) -> Hits:
         for action in self._offered():
-            yield DiscoveryHit(action.title, self._run(action), help=described(action))  # type: ignore[arg-type]
+            yield DiscoveryHit(action.title, self._run(action), help=described(action))
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
@@ -44,7 +47,7 @@ class ActionCommands(Provider):
                     matcher.highlight(action.title),
                     self._run(action),
                     help=described(action),
-                )  # type: ignore[arg-type]
+                )
 
 
 def parse_slash(text: str) -> tuple[str, str] | None:
@@ -62,3 +65,27 @@ def suggestions(text: str) -> list[Action]:
     if not text.startswith("/") or " " in text or "\n" in text or text.startswith("//"):
         return []
     return [action for slash, action in BY_SLASH.items() if slash.startswith(text[1:].lower())]
+
+
+def turned(
+    params: SamplingParams, argument: str, presets: Mapping[str, SamplingParams]
+) -> SamplingParams:
+    """The knobs after "/set KNOB VALUE" or "/set preset NAME". Raises UsageError."""
+    name, _, value = argument.partition(" ")
+    name, value = name.replace("-", "_"), value.strip()
+    if name == "preset":
+        if value not in presets:
+            raise UsageError(f"there is no preset {value!r}", "", f"There are {', '.join(presets)}")
+        return presets[value]
+    kind = next((knob.kind for knob in KNOBS if knob.name == name), "float")
+    typed: object
+    if kind == "texts":
+        typed = tuple(text.replace("\\n", "\n") for text in value.split())
+    elif kind == "seed" and value in ("", "random"):
+        typed = None
+    else:
+        try:
+            typed = float(value) if kind == "float" else int(value)
+        except ValueError:
+            raise UsageError(f"{name or 'a knob'} takes a number, not {value!r}") from None
+    return params.with_(**{name: typed})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tui_chat.conversation import Conversation, Message, Receipt, StopReason
-from tui_chat.tui.widgets.conversation_view import Block
+from tui_chat.tui.widgets.conversation_view import Block, Kind
 
 SYSTEM = "system"
 WINDOW = "window"
@@ -43,7 +43,7 @@ def receipt_line(receipt: Receipt | None, *, running: bool = False) -> str:
 def block_of(conversation: Conversation, message: Message, *, running: bool = False) -> Block:
     """The block of one message."""
     if conversation.mode == "raw":
-        kind = "raw-typed" if message.role == "user" else "raw-generated"
+        kind: Kind = "raw-typed" if message.role == "user" else "raw-generated"
         return Block(id=message.id, kind=kind, text=message.text)
     if message.role == "user":
         return Block(id=message.id, kind="user", header="You", text=message.text)

@@ -17,43 +17,32 @@ from textual.containers import Container
 from textual.content import Content
 from textual.screen import Screen
 from textual.timer import Timer
+from textual.widget import Widget
 from textual.widgets import Static
 
 from tui_chat.checkpoint.info import Run
 from tui_chat.conversation import Conversation, Message, Mode, new_id
-from tui_chat.display import one_line
 from tui_chat.engine import events as ev
-from tui_chat.errors import TuiChatError, UsageError
-from tui_chat.sampling import KNOBS, PRESETS, SamplingParams, chain, knob
-from tui_chat.tui import words
+from tui_chat.errors import TuiChatError
+from tui_chat.sampling import SamplingParams
+from tui_chat.tui import lines
 from tui_chat.tui.actions import ACTIONS, BY_SLASH, short_key
 from tui_chat.tui.chat import Chat, Keeper
 from tui_chat.tui.clipboard import copy
-from tui_chat.tui.commands import parse_slash, suggestions
+from tui_chat.tui.commands import parse_slash, suggestions, turned
 from tui_chat.tui.screens.chats import ChatShelf, ChatsScreen
 from tui_chat.tui.screens.dialogs import ConfirmDialog, LineDialog, TextDialog
 from tui_chat.tui.screens.help import HelpScreen
 from tui_chat.tui.screens.picker import CheckpointPicker
-from tui_chat.tui.transcript import WELCOME, block_of, blocks_of, reason_words
+from tui_chat.tui.transcript import WELCOME, block_of, blocks_of
 from tui_chat.tui.widgets.conversation_view import Block, ConversationView
 from tui_chat.tui.widgets.prompt import Prompt
 from tui_chat.tui.widgets.sampling_panel import SamplingPanel
-from tui_chat.tui.widgets.status import HintBar, Status, StatusBar, Title, TitleBar
+from tui_chat.tui.widgets.status import HintBar, StatusBar, TitleBar
 
 # The status rows follow a running reply this often, in seconds.
 STATUS_EVERY = 0.1
 COUNT_AFTER = 0.15
-
-
-DEMO = (
-    "This is the bundled demo: about one million weights, trained on a few plays and on made-up "
-    "dialogues. It greets, does small sums, remembers your name, follows a simple system prompt "
-    "and explains the keys of this app. It knows nothing else."
-)
-DEMO_BASE = (
-    "This is the base model of the bundled demo: about one million weights, trained on a few plays. "
-    "It goes on with a text in their manner; it cannot answer."
-)
 
 
 class Services(Protocol):
@@ -62,7 +51,6 @@ class Services(Protocol):
     def scan(self) -> Iterator[Run]: ...
     def roots(self) -> tuple[str, ...]: ...
     def places(self) -> list[tuple[str, str]]: ...
-    def is_demo(self, path: str) -> bool: ...
     def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]: ...
     def prompt_history(self) -> Sequence[str]: ...
     def remember(self, *, checkpoint: str | None = None, chat: str | None = None) -> None: ...
@@ -101,12 +89,6 @@ class ChatScreen(Screen[None]):
         Binding("question_mark", "help", show=False),
     ]
 
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [
-        (0, "-narrow"),
-        (100, "-wide"),
-        (160, "-huge"),
-    ]
-
     DEFAULT_CSS = """
     ChatScreen { layout: vertical; background: $background; }
     ChatScreen #body { height: 1fr; layout: horizontal; }
@@ -133,6 +115,7 @@ class ChatScreen(Screen[None]):
         in_screen: Callable[[Callable[[], None]], None],
     ) -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (160, "-huge")]
         self._services = services
         self._shelf = shelf
         self.chat = Chat(self, send, keeper, in_screen=in_screen, params=params)
@@ -192,7 +175,7 @@ class ChatScreen(Screen[None]):
         running = self.chat.reply.message_id if self.chat.reply else ""
         blocks = list(blocks_of(conversation, window=self.chat.window, running=running))
         if not len(conversation):
-            blocks.append(Block(id=WELCOME, kind="note", text=self._welcome()))
+            blocks.append(Block(id=WELCOME, kind="note", text=lines.welcome(self.chat)))
         self.transcript.set_blocks(blocks)
         self.transcript.set_writing(running or None)
         self.status_changed()
@@ -239,126 +222,15 @@ class ChatScreen(Screen[None]):
     def _tick(self) -> None:
         if not self.is_current:
             return
-        self.query_one("#title", TitleBar).show(self._title())
-        self.query_one("#status", StatusBar).show(self._status())
-        reply = self.chat.reply
-        subtitle = f"{self._draft_tokens} tok" if self.prompt.text and self.chat.loaded else ""
-        mode = self.chat.conversation.mode
-        self.prompt.border_title = Content("continue" if mode == "raw" else "")
-        self.prompt.border_subtitle = Content(
-            " · ".join(
-                part
-                for part in (subtitle, "Esc stops" if reply else "Enter sends · ^J new line")
-                if part
-            )
+        self.query_one("#title", TitleBar).show(lines.title(self.chat))
+        self.query_one("#status", StatusBar).show(
+            lines.status(self.chat, unread=self._unread, error=self._error)
         )
-
-    def _title(self) -> Title:
-        chat = self.chat
-        loaded, loading = chat.loaded, chat.loading
-        name = "no checkpoint: Ctrl+O opens one"
-        facts: tuple[str, ...] = ()
-        if loaded:
-            info = loaded.info
-            name = info.label
-            loss = next(
-                (f"{k} {info.losses[k]:.3f}" for k in ("val", "train") if k in info.losses), ""
-            )
-            facts = tuple(
-                fact
-                for fact in (
-                    words.count(info.parameters),
-                    loaded.dtype,
-                    loaded.device,
-                    loss,
-                    f"template {info.template.name}" if info.template.name else "",
-                    info.format,
-                )
-                if fact
-            )
-        elif loading:
-            name = "loading …"
-        title = chat.conversation.title or next((m.text for m in chat.conversation.path()), "")
-        return Title(
-            name=name,
-            facts=facts,
-            mode=chat.conversation.mode,
-            chat=one_line(title, 60),
-            guessed=bool(loaded and loaded.info.warnings),
+        count = f"{self._draft_tokens} tok · " if self.prompt.text and self.chat.loaded else ""
+        self.prompt.hint(
+            "continue" if self.chat.conversation.mode == "raw" else "",
+            count + ("Esc stops" if self.chat.reply else "Enter sends · ^J new line"),
         )
-
-    def _status(self) -> Status:
-        chat = self.chat
-        limit = chat.loaded.context_length if chat.loaded else 0
-        params = chat.params
-        knobs = " ".join(
-            part
-            for part in (
-                chain(params),
-                f"· max {params.max_new_tokens}",
-                f"· seed {knob('seed').shown(params.seed)}",
-            )
-            if part
-        )
-        activity, tone, progress = self._activity()
-        detail = f"↓ {self._unread} new lines (Ctrl+End)" if self._unread else ""
-        if self._error:
-            activity, tone = self._error, "error"
-        return Status(
-            activity=one_line(activity, 400),
-            tone=tone,  # type: ignore[arg-type]
-            detail=detail,
-            knobs=knobs,
-            used=min(chat.context_used, limit) if limit else 0,
-            limit=limit,
-            progress=progress,
-        )
-
-    def _activity(self) -> tuple[str, str, float]:
-        chat, reply = self.chat, self.chat.reply
-        if chat.loading:
-            waits = ", your prompt waits for it" if chat.waiting else ""
-            return f"{chat.loading.stage}{waits} · Esc cancels", "busy", chat.loading.done
-        if reply and chat.waiting:
-            return "your prompt waits for a checkpoint: Ctrl+O opens one", "busy", -1.0
-        if reply and reply.stopping:
-            return "stopping …", "busy", -1.0
-        if reply and not reply.first_at:
-            done, total = reply.prefill
-            if total > done:
-                return f"reading the prompt {done}/{total} · Esc stops", "busy", done / total
-            return "thinking · Esc stops", "busy", -1.0
-        if reply:
-            return (
-                f"writing · {reply.tokens} tok · {reply.tokens_per_second:.0f} tok/s · Esc stops",
-                "busy",
-                -1.0,
-            )
-        if chat.last:
-            return _ended(chat.last), "done", -1.0
-        return ("ready" if chat.loaded else "no checkpoint is open: Ctrl+O opens one"), "idle", -1.0
-
-    def _welcome(self) -> str:
-        loaded = self.chat.loaded
-        lines = ["Talk to the language model you trained."]
-        if loaded:
-            info = loaded.info
-            if self._services.is_demo(info.path):
-                lines += ["", DEMO if info.mode == "chat" else DEMO_BASE]
-            elif info.description:
-                lines += ["", info.description]
-            how = (
-                "Write a message below."
-                if self.chat.conversation.mode == "chat"
-                else "Write a beginning below; the model goes on from it."
-            )
-            lines += ["", how]
-        lines += [
-            "",
-            "Ctrl+O opens a checkpoint of yours, Ctrl+S turns the knobs, Ctrl+R retries, "
-            "Esc stops, F1 helps.",
-        ]
-        return "\n".join(lines)
 
     # ---- messages of the widgets
 
@@ -465,17 +337,8 @@ class ChatScreen(Screen[None]):
             self.call_after_refresh(self.panel.focus)
 
     def action_set_knob(self, argument: str) -> None:
-        name, _, value = argument.partition(" ")
-        name = name.replace("-", "_")
         try:
-            if name == "preset":
-                if value not in PRESETS:
-                    raise UsageError(
-                        f"there is no preset {value!r}", "", f"There are {', '.join(PRESETS)}"
-                    )
-                params = PRESETS[value]
-            else:
-                params = self.chat.params.with_(**{name: _typed(name, value)})
+            params = turned(self.chat.params, argument, self.panel.presets)
         except TuiChatError as error:
             self.say(str(error))
             return
@@ -539,7 +402,7 @@ class ChatScreen(Screen[None]):
         hint = (
             "Raw mode does not use it; chat mode (Ctrl+T) does."
             if self.chat.conversation.mode == "raw"
-            else "Stands before every turn, even when the context is full. Acts from the next reply."
+            else "Stands before every turn, also when the context is full; acts from the next one."
         )
         self.app.push_screen(
             TextDialog("System prompt", self.chat.conversation.system, hint), given
@@ -641,7 +504,7 @@ class ChatScreen(Screen[None]):
         self._focus_pane(-1)
 
     def _focus_pane(self, by: int) -> None:
-        panes = [self.prompt, self.transcript]
+        panes: list[Widget] = [self.prompt, self.transcript]
         if self.has_class("-panel"):
             panes.append(self.panel)
         at = next((i for i, pane in enumerate(panes) if pane.has_focus_within), 0)
@@ -679,29 +542,3 @@ class ChatScreen(Screen[None]):
             self.transcript.follow()
         else:
             self.transcript.scroll_home(animate=False)
-
-
-def _ended(finished: ev.Finished) -> str:
-    stats = finished.stats
-    why = {"stop": "the model stopped"}.get(finished.reason) or reason_words(finished.reason)
-    if finished.reason == "stop" and not finished.detail.startswith("token "):
-        why = f"stopped at {finished.detail!r}"
-    parts = [why, f"{stats.new_tokens} tok"]
-    if stats.decode_seconds > 0:
-        parts.append(f"{stats.tokens_per_second:.0f} tok/s")
-    parts.append(f"prompt {stats.prompt_tokens}, {stats.reused_tokens} reused")
-    parts.append(f"first {stats.prefill_seconds:.2f} s")
-    return " · ".join(parts)
-
-
-def _typed(name: str, value: str) -> object:
-    """A knob's value as typed after /set."""
-    kind = next((k.kind for k in KNOBS if k.name == name), "float")
-    if kind == "texts":
-        return tuple(text.replace("\\n", "\n") for text in value.split()) if value else ()
-    if kind == "seed" and value in ("", "random"):
-        return None
-    try:
-        return float(value) if kind == "float" else int(value)
-    except ValueError:
-        raise UsageError(f"{name} takes a number, not {value!r}") from None

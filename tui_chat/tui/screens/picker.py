@@ -103,10 +103,9 @@ class CheckpointPicker(ModalScreen[str | None]):
     CheckpointPicker .card { height: auto; max-height: 4; color: $chat-muted; margin-top: 1; }
     """
 
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-narrow"), (100, "-wide")]
-
     def __init__(self, scan: Scan, *, current: str = "", roots: Iterable[str] = ()) -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
         self._scan = scan
         self._current = current
         self._roots = tuple(roots)

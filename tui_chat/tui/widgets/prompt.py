@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import TextArea
 
@@ -81,11 +82,18 @@ class Prompt(TextArea):
         self._at: int | None = None  # where in the history; None: the draft
         self._draft = ""
         self._typed_at = 0.0
+        self._hints = ("", "")
 
     def set_history(self, entries: Sequence[str]) -> None:
         """Earlier prompts, oldest first."""
         self._history = list(entries)
         self._at = None
+
+    def hint(self, title: str, subtitle: str) -> None:
+        """Words on the upper and lower border."""
+        if (title, subtitle) != self._hints:
+            self._hints = (title, subtitle)
+            self.border_title, self.border_subtitle = Content(title), Content(subtitle)
 
     def take(self) -> str:
         """The text, leaving the prompt empty."""
