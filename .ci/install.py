@@ -89,9 +89,7 @@ def main() -> int:
         target = f"{ROOT}[dev]"
     status = pip("install", "--quiet", "-c", str(CONSTRAINTS), "-e", target)
     if status != 0:
-        say(
-            "The installation failed, see above. Check the network, then run the command again."
-        )
+        say("The installation failed, see above. Check the network, then run the command again.")
         return 1
     say("Ready.")
     return 0
