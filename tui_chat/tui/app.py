@@ -32,8 +32,8 @@ from tui_chat.settings import Paths, bundled, load_state, save_state
 from tui_chat.tui import terminal
 from tui_chat.tui.commands import ActionCommands
 from tui_chat.tui.mailbox import Mailbox
+from tui_chat.tui.rows import ChatRow
 from tui_chat.tui.screens.chat import ChatScreen
-from tui_chat.tui.screens.chats import ChatRow
 from tui_chat.tui.theme import DEFAULT_THEME, LIGHT_THEME, load_themes, token_defaults
 
 

@@ -16,7 +16,7 @@ def described(action: Action) -> str:
     """Keys and slash command of an action, for the second line of the palette."""
     ways = [key_name(key) for key in action.keys]
     if action.slash:
-        ways.append(f"/{action.slash} {action.argument}".strip())
+        ways.append(f"/{action.slash}")
     return "   ".join(ways)
 
 

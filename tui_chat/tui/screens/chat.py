@@ -37,6 +37,8 @@ from tui_chat.tui.screens.picker import CheckpointPicker
 from tui_chat.tui.transcript import WELCOME, block_of, blocks_of
 from tui_chat.tui.widgets.conversation_view import Block, ConversationView
 from tui_chat.tui.widgets.prompt import Prompt
+from tui_chat.tui.widgets.rail import Rail
+from tui_chat.tui.widgets.row_list import RowList
 from tui_chat.tui.widgets.sampling_panel import SamplingPanel
 from tui_chat.tui.widgets.status import HintBar, StatusBar, TitleBar
 
@@ -93,6 +95,8 @@ class ChatScreen(Screen[None]):
     ChatScreen { layout: vertical; background: $background; }
     ChatScreen #body { height: 1fr; layout: horizontal; }
     ChatScreen #transcript { width: 1fr; height: 1fr; }
+    ChatScreen Rail { display: none; }
+    ChatScreen.-huge Rail { display: block; }
     ChatScreen SamplingPanel { display: none; }
     ChatScreen.-panel SamplingPanel { display: block; }
     ChatScreen.-wide SamplingPanel, ChatScreen.-huge SamplingPanel { width: 38; height: 1fr; }
@@ -131,6 +135,7 @@ class ChatScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield TitleBar(id="title")
         with Container(id="body"):
+            yield Rail(self._services.scan, self._shelf.chats, id="rail")
             yield ConversationView(id="transcript")
             yield SamplingPanel(self.chat.params, id="sampling")
         yield Static("", id="suggest", markup=False)
@@ -149,6 +154,7 @@ class ChatScreen(Screen[None]):
 
     def on_resize(self, event: textual_events.Resize) -> None:
         self._show_panel(event.size.width)
+        self.call_after_refresh(self._show_rail)
 
     def _show_panel(self, width: int | None = None) -> None:
         wide = (width or self.size.width) >= 100
@@ -177,6 +183,7 @@ class ChatScreen(Screen[None]):
         if not len(conversation):
             blocks.append(Block(id=WELCOME, kind="note", text=lines.welcome(self.chat)))
         self.transcript.set_blocks(blocks)
+        self.call_after_refresh(self._show_rail)
         self.transcript.set_writing(running or None)
         self.status_changed()
 
@@ -216,6 +223,21 @@ class ChatScreen(Screen[None]):
             self.transcript.append_block(Block(id=new_id(), kind="error", text=text))
         else:
             self.notify(text, markup=False, timeout=6)
+
+    def _show_rail(self) -> None:
+        if self.has_class("-huge"):
+            path = self.chat.loaded.info.path if self.chat.loaded else ""
+            self.query_one(Rail).show(checkpoint=path, chat=self.chat.conversation.id)
+
+    def on_rail_checkpoint_chosen(self, event: Rail.CheckpointChosen) -> None:
+        event.stop()
+        self.chat.load(event.path)
+        self.prompt.focus()
+
+    def on_rail_chat_chosen(self, event: Rail.ChatChosen) -> None:
+        event.stop()
+        self.open_chat(event.chat_id)
+        self.prompt.focus()
 
     # ---- status rows
 
@@ -289,6 +311,7 @@ class ChatScreen(Screen[None]):
         self.chat.handle(event)
         if isinstance(event, ev.Loaded) and self.chat.loaded is not before:
             self._services.remember(checkpoint=event.info.path)
+            self._show_rail()
             if not len(self.chat.conversation):
                 self.conversation_changed()
 
@@ -505,6 +528,8 @@ class ChatScreen(Screen[None]):
 
     def _focus_pane(self, by: int) -> None:
         panes: list[Widget] = [self.prompt, self.transcript]
+        if self.has_class("-huge"):
+            panes += self.query(Rail).first().query(RowList)
         if self.has_class("-panel"):
             panes.append(self.panel)
         at = next((i for i, pane in enumerate(panes) if pane.has_focus_within), 0)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 from textual import events
 from textual.app import ComposeResult
@@ -15,24 +14,9 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input
 
-from tui_chat.display import one_line
-from tui_chat.tui import words
+from tui_chat.tui.rows import ChatRow, chat_rows
 from tui_chat.tui.screens.dialogs import LineDialog
-from tui_chat.tui.screens.picker import matches
-from tui_chat.tui.widgets.row_list import Row, RowList, column
-
-
-@dataclass(frozen=True, slots=True)
-class ChatRow:
-    """One saved chat as this screen lists it."""
-
-    id: str
-    title: str
-    preview: str
-    updated: float
-    messages: int
-    checkpoint: str
-    mode: Literal["chat", "raw"]
+from tui_chat.tui.widgets.row_list import RowList
 
 
 class ChatShelf(Protocol):
@@ -61,12 +45,14 @@ class ChatsScreen(ModalScreen[str | None]):
         width: 110; max-width: 100%; height: 90%; background: $surface; padding: 0 1;
         border: round $primary; border-title-color: $primary; border-subtitle-color: $chat-muted;
     }
+    ChatsScreen.-narrow > Vertical { height: 100%; }
     ChatsScreen Input { margin-bottom: 1; }
     ChatsScreen RowList { height: 1fr; }
     """
 
     def __init__(self, shelf: ChatShelf, *, current: str = "") -> None:
         super().__init__()
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
         self._shelf = shelf
         self._current = current
         self._deleted: list[str] = []
@@ -87,30 +73,7 @@ class ChatsScreen(ModalScreen[str | None]):
         query = self.query_one(Input).value.strip()
         rows_widget = self.query_one(RowList)
         width = max(40, rows_widget.size.width - 2)
-        now = time.time()
-        rows = []
-        for chat in self._shelf.chats():
-            if not matches(query, chat.title, chat.preview, chat.checkpoint):
-                continue
-            name_width = max(16, width - 34)
-            rows.append(
-                Row(
-                    chat.id,
-                    (
-                        ("● " if chat.id == self._current else "  ", "accent"),
-                        (
-                            column(
-                                one_line(chat.title or chat.preview or "empty chat", 200),
-                                name_width,
-                            ),
-                            "text",
-                        ),
-                        (column(words.age(max(0.0, now - chat.updated)), 8, right=True), "muted"),
-                        (column(f"{chat.messages}", 5, right=True), "muted"),
-                        (f"  {column(one_line(chat.checkpoint, 40), 16)}", "muted"),
-                    ),
-                )
-            )
+        rows = chat_rows(self._shelf.chats(), query, time.time(), width, self._current)
         rows_widget.set_rows(rows, empty="Nothing matches." if query else "No chats yet.")
 
     def on_resize(self) -> None:

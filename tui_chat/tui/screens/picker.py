@@ -20,67 +20,12 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from tui_chat.checkpoint.info import CatalogEntry, Run
+from tui_chat.checkpoint.info import Run
 from tui_chat.display import one_line, visible
-from tui_chat.tui import words
-from tui_chat.tui.widgets.row_list import Row, RowList, column
+from tui_chat.tui.rows import checkpoint_rows
+from tui_chat.tui.widgets.row_list import RowList
 
 Scan = Callable[[], Iterator[Run]]
-
-
-def matches(query: str, *texts: str) -> bool:
-    """Every word of the query occurs somewhere, case aside."""
-    haystack = " ".join(texts).casefold()
-    return all(word in haystack for word in query.casefold().split())
-
-
-def rows_of(
-    runs: Iterable[Run], query: str, now: float, width: int, current: str = ""
-) -> list[Row]:
-    """A heading for each run and a row for each step that matches the query, newest step first."""
-    rows: list[Row] = []
-    for run in runs:
-        name = one_line(run.name, 60)
-        steps = [
-            entry
-            for entry in reversed(run.checkpoints)
-            if matches(query, run.name, entry.path, entry.format, f"step {entry.step}", entry.error)
-        ]
-        if not steps:
-            continue
-        where = one_line(str(Path(run.path)), max(10, width - len(name) - 4))
-        rows.append(Row("", ((name, "heading"), (f"  {where}", "muted"))))
-        rows += [_row(entry, now, width, entry.path == current) for entry in steps]
-    return rows
-
-
-def _row(entry: CatalogEntry, now: float, width: int, is_current: bool) -> Row:
-    file = one_line(Path(entry.path).name, 60)
-    sign = ("● ", "accent") if is_current else ("  ", "muted")
-    if entry.error:
-        return Row(
-            entry.path,
-            (
-                sign,
-                (column(file, 24), "muted"),
-                (f" {one_line(entry.error, max(10, width - 30))}", "error"),
-            ),
-        )
-    name = f"step {entry.step}" if entry.step is not None else file
-    loss = next(
-        (f"{key} {entry.losses[key]:.3f}" for key in ("val", "train") if key in entry.losses), ""
-    )
-    pieces: list[tuple[str, str]] = [
-        sign,
-        (column(name, 24 if width >= 76 else 16), "text"),
-        (column(loss, 12), "accent"),
-        (column(words.count(entry.parameters) if entry.parameters else "", 6, right=True), "text"),
-        (column(words.size(entry.size), 9, right=True), "muted"),
-        (column(words.age(max(0.0, now - entry.modified)), 8, right=True), "muted"),
-    ]
-    if width >= 76:
-        pieces.append((f"  {one_line(entry.format, 20)} {entry.dtype}", "muted"))
-    return Row(entry.path, tuple(pieces))
 
 
 class CheckpointPicker(ModalScreen[str | None]):
@@ -156,7 +101,7 @@ class CheckpointPicker(ModalScreen[str | None]):
     def _refill(self) -> None:
         rows_widget = self.query_one(RowList)
         query = self.query_one(Input).value.strip()
-        rows = rows_of(
+        rows = checkpoint_rows(
             self._runs, query, time.time(), max(40, rows_widget.size.width - 2), self._current
         )
         if self._scanning:
