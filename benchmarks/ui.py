@@ -27,6 +27,8 @@ import threading
 import time
 from pathlib import Path
 
+os.environ.setdefault("TEXTUAL_FPS", "120")  # as the app does, before Textual is imported
+
 from textual.app import App, ComposeResult
 from textual.widgets import TextArea
 
