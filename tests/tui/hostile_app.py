@@ -22,11 +22,12 @@ from tui_chat.errors import EngineError
 from tui_chat.settings import Paths
 from tui_chat.tui import terminal
 from tui_chat.tui.app import Program, TuiChat
+from tui_chat.tui.screens.picker import CheckpointPicker
 
 
 def loaded(text: str) -> ev.Loaded:
     info = CheckpointInfo(
-        path=f"/{text}", format=text, spec=SPEC, parameters=1, dtype=text, run=text,
+        path=f"/nowhere/{text}", format=text, spec=SPEC, parameters=1, dtype=text, run=text,
         description=text, warnings=(text,), losses={text: 1.0, "val": 2.0}, mode="chat",
         tokenizer=TokenizerHint(kind="none"), template=TemplateHint(name=text),
     )  # fmt: skip
@@ -71,7 +72,9 @@ class Fed(TuiChat):
             self.clear_notifications()
         for key in ("ctrl+o", "escape", "ctrl+f", "escape", "f12", "escape"):
             await self.run_action(f"app.simulate_key('{key}')")
-            for _ in range(20):
+            for _ in range(5):
+                await self.painted()
+            while isinstance(self.screen, CheckpointPicker) and self.screen._scanning:
                 await self.painted()
         self.exit(0)
 

@@ -71,10 +71,13 @@ class Program:
             named.append(Path(self.state.last_checkpoint).parent)
         named += [Path("checkpoints"), bundled("checkpoints")]
         roots: dict[str, None] = {}
+        too_wide = (Path("/"), Path.home())  # whoever keeps a checkpoint there named it by itself
         for path in named:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 full = path.resolve()
-                roots[str(full if full.is_dir() else full.parent)] = None
+                folder = full if full.is_dir() else full.parent
+                if full.is_dir() or folder not in too_wide:
+                    roots[str(folder)] = None
         # A root inside another one is found with it.
         return tuple(
             r for r in roots if not any(r != o and Path(r).is_relative_to(o) for o in roots)

@@ -82,18 +82,16 @@ class CheckpointPicker(ModalScreen[str | None]):
                     return
                 batch.append(run)
                 if time.monotonic() - sent > 0.1:
-                    self.app.call_later(self._add, batch, False)
+                    self.call_later(self._add, batch, False)
                     batch, sent = [], time.monotonic()
         except Exception as error:  # the edge of the thread: shown, not lost
-            self.app.call_later(self._failed, str(error))
-        self.app.call_later(self._add, batch, True)
+            self.call_later(self._failed, str(error))
+        self.call_later(self._add, batch, True)
 
     def _failed(self, reason: str) -> None:
         self.notify(visible(reason), severity="error", markup=False)
 
     def _add(self, runs: list[Run], finished: bool) -> None:
-        if not self.is_attached:
-            return
         self._runs += runs
         self._scanning = not finished
         self._refill()
