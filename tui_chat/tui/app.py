@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +27,7 @@ from tui_chat.conversation import Conversation
 from tui_chat.engine import events as ev
 from tui_chat.engine.worker import Worker
 from tui_chat.errors import SessionError, TuiChatError
-from tui_chat.sampling import SamplingParams
+from tui_chat.sampling import PRESETS, SamplingParams
 from tui_chat.sessions.store import Store
 from tui_chat.sessions.writer import SessionWriter
 from tui_chat.settings import Paths, bundled, load_state, save_state
@@ -208,6 +210,9 @@ class TuiChat(App[int]):
             program.keeper,
             self.worker.send,
             params=program.settings.sampling,
+            presets={**PRESETS, **program.settings.presets},
+            system=program.settings.system,
+            panel_open=program.state.panel_open,
             in_screen=self._in_screen,
         )
 
@@ -247,6 +252,7 @@ class TuiChat(App[int]):
 
     def on_mount(self) -> None:
         terminal.exit_on_signals(self)
+        self.set_keymap({_binding(k): v for k, v in self.program.settings.keymap.items()})
         self.program.on_save_error = lambda error: self._in_screen(lambda: self._saving(error))
         self._set_up_themes()
         self.push_screen(self.chat_screen)
@@ -293,9 +299,29 @@ class TuiChat(App[int]):
             self.chat_screen.chat.handle(event)
 
 
+def _binding(name: str) -> str:
+    """The id of a binding from how the user names it: "retry" or "chat.retry"."""
+    return name if "." in name else f"chat.{name}"
+
+
+def _log_to(path: Path) -> None:
+    """Send what the program has to say of itself to a file of bounded size."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = RotatingFileHandler(path, maxBytes=1_000_000, backupCount=1, encoding="utf-8")
+    except OSError:
+        return  # a log is no reason not to start
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("tui_chat")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
 def run(paths: Iterable[str] = (), options: ev.LoadOptions | None = None) -> int:
     """Open the app on the given checkpoints. Returns the exit status."""
     terminal.harden()
+    _log_to(Paths.find().log)
     program = Program(Paths.find(), paths)
     with terminal.guarded(program.paths.log):
         app = TuiChat(program, options)

@@ -6,7 +6,7 @@ controller says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -24,7 +24,7 @@ from tui_chat.checkpoint.info import Run
 from tui_chat.conversation import Conversation, Message, Mode, new_id
 from tui_chat.engine import events as ev
 from tui_chat.errors import TuiChatError
-from tui_chat.sampling import SamplingParams
+from tui_chat.sampling import PRESETS, SamplingParams
 from tui_chat.tui import lines
 from tui_chat.tui.actions import ACTIONS, BY_SLASH, short_key
 from tui_chat.tui.chat import Chat, Keeper
@@ -55,7 +55,13 @@ class Services(Protocol):
     def places(self) -> list[tuple[str, str]]: ...
     def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]: ...
     def prompt_history(self) -> Sequence[str]: ...
-    def remember(self, *, checkpoint: str | None = None, chat: str | None = None) -> None: ...
+    def remember(
+        self,
+        *,
+        checkpoint: str | None = None,
+        chat: str | None = None,
+        panel_open: bool | None = None,
+    ) -> None: ...
 
 
 class ChatScreen(Screen[None]):
@@ -116,6 +122,9 @@ class ChatScreen(Screen[None]):
         send: Callable[[ev.Request], None],
         *,
         params: SamplingParams | None = None,
+        presets: Mapping[str, SamplingParams] = PRESETS,
+        system: str = "",
+        panel_open: bool = True,
         in_screen: Callable[[Callable[[], None]], None],
     ) -> None:
         super().__init__()
@@ -123,9 +132,13 @@ class ChatScreen(Screen[None]):
         self._services = services
         self._shelf = shelf
         self.chat = Chat(self, send, keeper, in_screen=in_screen, params=params)
+        self.chat.conversation.system = system
+        self._presets = presets
         self._draft_tokens = 0
         self._counting: Timer | None = None
-        self._panel_wanted: bool | None = None  # None: where there is room
+        # Where there is room; else only as long as it is asked for.
+        self._panel_open = panel_open
+        self._sheet_open = False
         self._deleted: list[str] = []
         self._error = ""
         self._unread = 0
@@ -137,7 +150,7 @@ class ChatScreen(Screen[None]):
         with Container(id="body"):
             yield Rail(self._services.scan, self._shelf.chats, id="rail")
             yield ConversationView(id="transcript")
-            yield SamplingPanel(self.chat.params, id="sampling")
+            yield SamplingPanel(self.chat.params, presets=self._presets, id="sampling")
         yield Static("", id="suggest", markup=False)
         yield StatusBar(id="status")
         yield Prompt(id="prompt")
@@ -158,7 +171,7 @@ class ChatScreen(Screen[None]):
 
     def _show_panel(self, width: int | None = None) -> None:
         wide = (width or self.size.width) >= 100
-        self.set_class(wide if self._panel_wanted is None else self._panel_wanted, "-panel")
+        self.set_class(self._panel_open if wide else self._sheet_open, "-panel")
 
     @property
     def prompt(self) -> Prompt:
@@ -349,15 +362,17 @@ class ChatScreen(Screen[None]):
 
     def action_sampling(self) -> None:
         """Show and focus the panel; again, from within it: hide it or go back to the prompt."""
-        shown = self.has_class("-panel")
-        if shown and self.panel.has_focus_within:
-            self._panel_wanted = False
-            self.prompt.focus()
+        show = not (self.has_class("-panel") and self.panel.has_focus_within)
+        if self.has_class("-narrow"):
+            self._sheet_open = show
         else:
-            self._panel_wanted = True
+            self._panel_open = show
+            self._services.remember(panel_open=show)
         self._show_panel()
-        if self._panel_wanted:
+        if show:
             self.call_after_refresh(self.panel.focus)
+        else:
+            self.prompt.focus()
 
     def action_set_knob(self, argument: str) -> None:
         try:
@@ -439,8 +454,8 @@ class ChatScreen(Screen[None]):
             return
         if self.chat.loading:
             self.chat.cancel_load()
-        elif self.has_class("-panel") and self.has_class("-narrow"):
-            self._panel_wanted = None
+        elif self._sheet_open:
+            self._sheet_open = False
             self._show_panel()
         self.prompt.focus()
 
