@@ -94,6 +94,7 @@ class Chat:
         self.conversation = Conversation()
         self.loaded: ev.Loaded | None = None
         self.loading: ev.LoadProgress | None = None
+        self.load_path = ""  # of the checkpoint asked for last
         self.reply: RunningReply | None = None
         self.waiting = False  # a prompt was given before the checkpoint was there
         self.context_used = 0
@@ -112,6 +113,7 @@ class Chat:
         """Put a checkpoint into the lane. A running reply is stopped, the conversation stays."""
         self.stop()
         self.loading = ev.LoadProgress(lane=self.lane, stage="reading", done=0.0)
+        self.load_path = path
         self._send(ev.Load(lane=self.lane, path=path, options=options or ev.LoadOptions()))
         self._view.status_changed()
 

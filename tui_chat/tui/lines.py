@@ -42,8 +42,9 @@ def title(chat: Chat) -> Title:
             *([f"template {info.template.name}"] if info.template.name else []),
             info.format,
         )
-    elif chat.loading:
-        name = "loading …"
+    if chat.loading:
+        name = f"loading {one_line(Path(chat.load_path).name, 60)} …"
+        facts, guessed = (), False
     conversation = chat.conversation
     first = conversation.children(None)[:1]
     heading = conversation.title or "".join(conversation[message].text for message in first)
@@ -56,14 +57,14 @@ def title(chat: Chat) -> Title:
     )
 
 
-def status(chat: Chat, *, unread: int = 0, error: str = "") -> Status:
+def status(chat: Chat, *, unread: int = 0, error: str = "", receipt: str = "") -> Status:
     """What happens now, the knobs in force, and how full the context is."""
     activity, tone, progress = _activity(chat)
     limit = chat.loaded.context_length if chat.loaded else 0
     return Status(
         activity=one_line(error or activity, 400),
         tone="error" if error else tone,
-        detail=f"↓ {unread} new lines (Ctrl+End)" if unread else "",
+        detail=f"↓ {unread} new lines (Ctrl+End)" if unread else one_line(receipt, 120),
         knobs=_knobs(chat.params),
         used=min(chat.context_used, limit),
         limit=limit,

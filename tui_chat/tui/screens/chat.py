@@ -34,7 +34,7 @@ from tui_chat.tui.screens.chats import ChatShelf, ChatsScreen
 from tui_chat.tui.screens.dialogs import ConfirmDialog, LineDialog, TextDialog
 from tui_chat.tui.screens.help import HelpScreen
 from tui_chat.tui.screens.picker import CheckpointPicker
-from tui_chat.tui.transcript import WELCOME, block_of, blocks_of
+from tui_chat.tui.transcript import WELCOME, block_of, blocks_of, receipt_line
 from tui_chat.tui.widgets.conversation_view import Block, ConversationView
 from tui_chat.tui.widgets.prompt import Prompt
 from tui_chat.tui.widgets.rail import Rail
@@ -259,13 +259,34 @@ class ChatScreen(Screen[None]):
             return
         self.query_one("#title", TitleBar).show(lines.title(self.chat))
         self.query_one("#status", StatusBar).show(
-            lines.status(self.chat, unread=self._unread, error=self._error)
+            lines.status(
+                self.chat, unread=self._unread, error=self._error, receipt=self._shown_receipt()
+            )
         )
         count = f"{self._draft_tokens} tok · " if self.prompt.text and self.chat.loaded else ""
         self.prompt.hint(
-            "continue" if self.chat.conversation.mode == "raw" else "",
+            self._placeholder(),
             count + ("Esc stops" if self.chat.reply else "Enter sends · ^J new line"),
         )
+
+    def _shown_receipt(self) -> str:
+        """What made the reply under the block cursor; in raw mode, whose text has no headers, else
+        the last one.
+        """
+        chat = self.chat
+        at = self.transcript.cursor if self.transcript.has_focus else None
+        if at is None and chat.conversation.mode == "raw":
+            at = chat.conversation.leaf
+        if at is None or at not in chat.conversation:
+            return ""
+        return receipt_line(chat.conversation[at].receipt)
+
+    def _placeholder(self) -> str:
+        if self.chat.conversation.mode == "chat":
+            return "Write a message"
+        if not len(self.chat.conversation):
+            return "Write a beginning"
+        return "Enter goes on; or write what comes next"
 
     # ---- messages of the widgets
 

@@ -89,11 +89,11 @@ class Prompt(TextArea):
         self._history = list(entries)
         self._at = None
 
-    def hint(self, title: str, subtitle: str) -> None:
-        """Words on the upper and lower border."""
-        if (title, subtitle) != self._hints:
-            self._hints = (title, subtitle)
-            self.border_title, self.border_subtitle = Content(title), Content(subtitle)
+    def hint(self, placeholder: str, subtitle: str) -> None:
+        """Words where the text will stand, and on the lower border."""
+        if (placeholder, subtitle) != self._hints:
+            self._hints = (placeholder, subtitle)
+            self.placeholder, self.border_subtitle = placeholder, Content(subtitle)
 
     def take(self) -> str:
         """The text, leaving the prompt empty."""
