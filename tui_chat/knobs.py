@@ -33,7 +33,7 @@ class SamplingParams:
         for knob in KNOBS:
             object.__setattr__(self, knob.name, knob.checked(getattr(self, knob.name)))
 
-    def with_(self, **knobs: object) -> SamplingParams:
+    def with_(self, /, **knobs: object) -> SamplingParams:
         """A copy with some knobs turned. Raises UsageError for an unknown knob or a value out of
         range.
         """

@@ -65,6 +65,11 @@ class Paths:
         return self.cache / "tui-chat.log"
 
 
+def user_path(text: str) -> Path:
+    """A path as a user types it. Never raises, unlike Path.expanduser for a user there is not."""
+    return Path(os.path.expanduser(text))
+
+
 def bundled(kind: str) -> Path:
     """Where what comes with the program lies: "themes" or "checkpoints", in a wheel or a tree."""
     packaged = Path(str(resources.files("tui_chat"))) / "_data" / kind

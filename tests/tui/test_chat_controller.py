@@ -80,6 +80,10 @@ class Disk:
         self.said.append(("message", message.role, message.text, finished))
         return self._future()
 
+    def reopen_reply(self, message_id: str) -> Future[Any]:
+        self.said.append(("reopened",))
+        return self._future()
+
     def update_reply(
         self, message_id: str, text: str, receipt: Receipt | None, finished: bool
     ) -> Future[Any]:
@@ -104,7 +108,6 @@ class View:
     def message_changed(self, message: Message) -> None:
         self.finished.append(message)
 
-    def status_changed(self) -> None: ...
     def say(self, text: str, *, error: bool = False) -> None:
         self.sentences.append(text)
 

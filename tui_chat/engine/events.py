@@ -81,8 +81,8 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountTokens:
-    """How many tokens a prompt would take; answered by `Counted`. A newer one for the lane
-    replaces an older.
+    """How many tokens a prompt would take; answered by `Counted`. A newer one of the
+    same lane and id replaces an older.
     """
 
     lane: str

@@ -67,7 +67,7 @@ class Worker:
         self._emit_event = emit
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._pending: deque[Request] = deque()
-        self._counts: dict[str, CountTokens] = {}
+        self._counts: dict[tuple[str, str], CountTokens] = {}
         self._lanes: dict[str, Lane] = {}
         self._running: dict[str, _Running] = {}
         self._resident = Resident(memory_budget)
@@ -146,7 +146,7 @@ class Worker:
             case Stop(request_id=request_id):
                 self._stop(request_id)
             case CountTokens():
-                self._counts[request.lane] = request
+                self._counts[request.lane, request.request_id] = request
             case Unload(lane=lane):
                 self._end_reply(lane)
                 self._drop_lane(lane)
@@ -206,12 +206,13 @@ class Worker:
         """A reply that failed in a way nobody foresaw."""
         log.error("a reply failed", exc_info=error)
         self._running.pop(lane, None)
-        if lane in self._lanes:
-            self._lanes[lane].drop_cache()
         self._emit(Failed(lane=lane, request_id=request_id, error=wrapped(error)))
+        if lane in self._lanes:
+            # After the screen has heard of it: a device that is lost may refuse this as well.
+            self._lanes[lane].drop_cache()
 
     def _count(self, request: CountTokens) -> None:
-        del self._counts[request.lane]
+        del self._counts[request.lane, request.request_id]
         lane = self._lanes.get(request.lane)
         if lane is None:
             return
@@ -235,6 +236,9 @@ class Worker:
         began = time.perf_counter()
         try:
             loaded = self._opened(request)
+            from tui_chat.engine.engine import Lane
+
+            lane = Lane(loaded, request.lane)  # makes its cache: may run out of memory
         except BaseException as error:
             cancelled = self._load_cancelled
             if not isinstance(error, TuiChatError):
@@ -251,9 +255,7 @@ class Worker:
         finally:
             self._loading = None
         self._drop_lane(request.lane)
-        from tui_chat.engine.engine import Lane
-
-        self._lanes[request.lane] = Lane(loaded, request.lane)
+        self._lanes[request.lane] = lane
         self._emit(
             Loaded(
                 lane=request.lane,
@@ -311,6 +313,7 @@ class Worker:
             match request:
                 case CancelLoad(lane=lane) if lane == self._loading.lane:
                     self._load_cancelled = True
+                    later = self._without_load(later, lane)
                 case Load(lane=lane) if lane == self._loading.lane:
                     self._load_cancelled = True  # a newer wish for the same lane
                     later.append(request)
@@ -327,6 +330,17 @@ class Worker:
         for lane in list(self._running):
             self._advance(lane)
         return self._load_cancelled or self._closing
+
+    def _without_load(self, waiting: deque[Request], lane: str) -> deque[Request]:
+        """`waiting` without the loads of a lane, which are answered: given up before they began."""
+        kept: deque[Request] = deque()
+        for request in waiting:
+            if isinstance(request, Load) and request.lane == lane:
+                error = CheckpointError("the checkpoint was not opened", "loading was cancelled")
+                self._emit(LoadFailed(lane=lane, path=request.path, error=error, cancelled=True))
+            else:
+                kept.append(request)
+        return kept
 
     def _without(self, waiting: deque[Request], request_id: str) -> deque[Request]:
         """`waiting` without the question of that id, which is answered: stopped before it began."""

@@ -7,6 +7,7 @@ never edited.
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -93,8 +94,9 @@ def connect(
     sqlite3.OperationalError when it cannot be read or written, OSError likewise.
     """
     if path is not None:
+        if not path.exists():
+            path.touch(mode=0o600)
         _refuse_foreign_header(path)
-        path.touch(mode=0o600)
     connection = _connection(":memory:" if path is None else str(path))
     try:
         _configure(connection)
@@ -167,18 +169,33 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
             return
 
 
+# Files whose first bytes this process has read, by device and inode.
+_headers_read: set[tuple[int, int]] = set()
+_reading_header = threading.Lock()
+
+
 def _refuse_foreign_header(path: Path) -> None:
-    """Refuse by its first bytes a database of another program, before SQLite touches it."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(100)
-    except FileNotFoundError:
-        return
-    if len(head) == 100 and head.startswith(_MAGIC):
-        owner = int.from_bytes(head[68:72], "big")
-        # 0: ours may still lie in the write-ahead log, so ask SQLite.
-        if owner not in (0, APPLICATION_ID):
-            raise _foreign(path)
+    """Refuse by its first bytes a database of another program, before SQLite touches it.
+
+    Once for each file: closing any descriptor of a file drops all locks that this process holds on
+    it (POSIX), those of its SQLite connections included; another process would then believe itself
+    alone and take the write-ahead log away.
+    """
+    with _reading_header:
+        try:
+            status = path.stat()
+            if (status.st_dev, status.st_ino) in _headers_read:
+                return
+            with path.open("rb") as file:
+                head = file.read(100)
+        except FileNotFoundError:
+            return
+        if len(head) == 100 and head.startswith(_MAGIC):
+            owner = int.from_bytes(head[68:72], "big")
+            # 0: ours may still lie in the write-ahead log, so ask SQLite.
+            if owner not in (0, APPLICATION_ID):
+                raise _foreign(path)
+        _headers_read.add((status.st_dev, status.st_ino))
 
 
 def _foreign(path: Path | None) -> SessionError:

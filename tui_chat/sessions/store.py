@@ -117,6 +117,11 @@ class Store(Database):
                 ),
             )
 
+    def reopen_reply(self, message_id: str) -> None:
+        """Mark a finished reply as being written again: it is gone on with."""
+        with self.transaction() as db:
+            db.execute("UPDATE messages SET finished = 0 WHERE id = ?", (message_id,))
+
     def update_reply(
         self, message_id: str, text: str, receipt: Receipt | None, finished: bool
     ) -> None:

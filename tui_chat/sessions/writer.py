@@ -75,6 +75,9 @@ class SessionWriter:
             _Write(lambda store: store.add_message(conversation, message, finished=finished))
         )
 
+    def reopen_reply(self, message_id: str) -> Future[None]:
+        return self._put(_Write(lambda store: store.reopen_reply(message_id)))
+
     def update_reply(
         self, message_id: str, text: str, receipt: Receipt | None, finished: bool
     ) -> Future[None]:
@@ -181,7 +184,8 @@ class SessionWriter:
     def _due(self) -> bool:
         if self._closed or self._hurry:
             return True
-        return not self._failing and any(write.at_once for write in self._waiting)
+        # While saving fails, what is new is still tried at once: somebody waits to hear of it.
+        return any(write.at_once and not write.done.done() for write in self._waiting)
 
     def _write(self, store: Store, batch: list[_Write]) -> None:
         """One transaction for all.

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -30,8 +32,9 @@ from tui_chat.errors import SessionError, TuiChatError
 from tui_chat.sampling import PRESETS, SamplingParams
 from tui_chat.sessions.store import Store
 from tui_chat.sessions.writer import SessionWriter
-from tui_chat.settings import Paths, bundled, load_state, save_state
+from tui_chat.settings import Paths, bundled, load_state, save_state, user_path
 from tui_chat.tui import terminal
+from tui_chat.tui.actions import ACTIONS
 from tui_chat.tui.commands import ActionCommands
 from tui_chat.tui.mailbox import Mailbox
 from tui_chat.tui.rows import ChatRow
@@ -47,6 +50,8 @@ class Program:
     def __init__(self, paths: Paths, given: Iterable[str] = ()) -> None:
         self.paths = paths
         self.given = tuple(given)
+        self.renamed: dict[str, str] = {}
+        self.deleted: list[str] = []  # ids of chats deleted since the start, newest last
         self.settings, self.notices = settings_module.load(paths)
         self.state = load_state(paths)
         self.store = Store.open(paths.database)
@@ -68,7 +73,7 @@ class Program:
         """Where the picker looks, without repeats: what was named, the user's roots, ./checkpoints,
         the bundled demo.
         """
-        named = [Path(path).expanduser() for path in (*self.given, *self.settings.roots)]
+        named = [user_path(path) for path in (*self.given, *self.settings.roots)]
         if self.state.last_checkpoint:
             named.append(Path(self.state.last_checkpoint).parent)
         named += [Path("checkpoints"), bundled("checkpoints")]
@@ -99,6 +104,7 @@ class Program:
         ]
 
     def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]:
+        self.keeper.flush(1.0)  # what was said a moment ago belongs to it
         conversation = self.store.load(chat_id)
         sampling = self.store.meta(chat_id).sampling
         params: SamplingParams | None = None
@@ -135,7 +141,13 @@ class Program:
 
     # ---- ChatShelf
 
-    def chats(self) -> list[ChatRow]:
+    def chats(self, limit: int | None = None) -> list[ChatRow]:
+        """The latest chats; none, and a sentence, when they cannot be read."""
+        try:
+            rows = self.store.list(limit=limit)
+        except SessionError as error:
+            self.on_save_error(error)
+            return []
         return [
             ChatRow(
                 id=row.id,
@@ -146,17 +158,27 @@ class Program:
                 checkpoint=Path(row.checkpoint).parent.name if row.checkpoint else "",
                 mode=row.mode,
             )
-            for row in self.store.list()
+            for row in rows
         ]
 
-    def rename(self, chat_id: str, title: str) -> None:
-        self.store.rename(chat_id, title)
+    # Through the writer: after whatever is still to be written, and never waiting for the disk.
 
-    def delete(self, chat_id: str) -> None:
-        self.store.delete(chat_id)
+    def rename(self, chat_id: str, title: str) -> Future[None]:
+        self.renamed[chat_id] = title
+        return self.keeper.rename(chat_id, title)
 
-    def undelete(self, chat_id: str) -> None:
-        self.store.undelete(chat_id)
+    def delete(self, chat_id: str) -> Future[None]:
+        self.deleted.append(chat_id)
+        return self.keeper.delete(chat_id)
+
+    def undelete(self) -> tuple[str, Future[None]] | None:
+        if not self.deleted:
+            return None
+        chat_id = self.deleted.pop()
+        return chat_id, self.keeper.undelete(chat_id)
+
+    def is_deleted(self, chat_id: str) -> bool:
+        return chat_id in self.deleted
 
     # ---- what to start with
 
@@ -165,7 +187,7 @@ class Program:
         if self.given:
             return self.given[0]
         last = self.state.last_checkpoint
-        if last and Path(last).exists():
+        if last and os.path.exists(last):
             return last
         demo = bundled("checkpoints") / "demo-chat"
         return str(demo) if demo.is_dir() else ""
@@ -178,7 +200,7 @@ class Program:
                 return ""
             if self.given:
                 used = Path(self.store.meta(chat).checkpoint or "-").resolve()
-                named = Path(self.given[0]).expanduser().resolve()
+                named = user_path(self.given[0]).resolve()
                 return chat if named in (used, used.parent) else ""
         except (SessionError, OSError):
             return ""
@@ -204,6 +226,7 @@ class TuiChat(App[int]):
         self.worker = Worker(self.mailbox.put)
         self._ui_thread = threading.get_ident()
         self._started = False
+        self._told = ""  # the last error of saving
         self.chat_screen = ChatScreen(
             program,
             program,
@@ -220,6 +243,15 @@ class TuiChat(App[int]):
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return token_defaults(self.current_theme)
+
+    async def action_quit(self) -> None:
+        """From anywhere; asks while a reply is being written."""
+        self.chat_screen.action_quit()
+
+    def action_command_palette(self) -> None:
+        """Its commands are those of the chat screen: nothing to choose over a dialog."""
+        if self.screen is self.chat_screen:
+            super().action_command_palette()
 
     def get_line_filters(self) -> list[LineFilter]:
         return [*super().get_line_filters(), terminal.ControlFilter()]
@@ -248,11 +280,27 @@ class TuiChat(App[int]):
         if wanted in self.available_themes:
             self.theme = wanted
 
+    def _set_up_keys(self) -> None:
+        """The keys of the settings; what cannot be used costs one notice."""
+        known = {f"chat.{action.id}" for action in ACTIONS}
+        keymap: dict[str, str] = {}
+        for name, keys in self.program.settings.keymap.items():
+            binding = name if "." in name else f"chat.{name}"
+            if binding not in known:
+                self.program.notices.append(
+                    f"settings.toml: there is no action {name!r} for a key."
+                )
+            elif keys in ("enter", "tab"):
+                self.program.notices.append(f"settings.toml: {keys} belongs to the prompt.")
+            else:
+                keymap[binding] = keys
+        self.set_keymap(keymap)
+
     # ---- life
 
     def on_mount(self) -> None:
         terminal.exit_on_signals(self)
-        self.set_keymap({_binding(k): v for k, v in self.program.settings.keymap.items()})
+        self._set_up_keys()
         self.program.on_save_error = lambda error: self._in_screen(lambda: self._saving(error))
         self._set_up_themes()
         self.push_screen(self.chat_screen)
@@ -283,12 +331,15 @@ class TuiChat(App[int]):
             call()
         else:
             with contextlib.suppress(RuntimeError):  # the loop is gone: so is the screen
-                self.mailbox.loop.call_soon_threadsafe(call)
+                self.call_later(call)
 
     def _saving(self, error: SessionError | None) -> None:
         if error is not None:
-            self.chat_screen.say(str(error), error=True)
+            if str(error) != self._told:  # once is enough
+                self._told = str(error)
+                self.chat_screen.say(self._told, error=True)
         else:
+            self._told = ""
             self.notify("Saving works again; nothing is lost.", markup=False)
 
     def close(self) -> None:
@@ -297,11 +348,6 @@ class TuiChat(App[int]):
         self.worker.close(timeout=2.0)
         for event in self.mailbox.drain_all():
             self.chat_screen.chat.handle(event)
-
-
-def _binding(name: str) -> str:
-    """The id of a binding from how the user names it: "retry" or "chat.retry"."""
-    return name if "." in name else f"chat.{name}"
 
 
 def _log_to(path: Path) -> None:
@@ -323,15 +369,17 @@ def run(paths: Iterable[str] = (), options: ev.LoadOptions | None = None) -> int
     terminal.harden()
     _log_to(Paths.find().log)
     program = Program(Paths.find(), paths)
-    with terminal.guarded(program.paths.log):
-        app = TuiChat(program, options)
-        app.run(mouse=program.settings.mouse)
-        status = app.return_code or app.return_value or 0
-        app.close()
-    if not program.close():
-        print(
-            "tui-chat: the last words of this chat could not be saved (see the log).",
-            file=sys.stderr,
-        )
-        status = status or 1
-    return status
+    status = 1
+    try:
+        with terminal.guarded(program.paths.log):
+            app = TuiChat(program, options)
+            try:
+                app.run(mouse=program.settings.mouse)
+                status = app.return_code or app.return_value or 0
+            finally:
+                app.close()
+    finally:
+        saved = program.close()
+    if not saved:
+        print("tui-chat: the last words of this chat could not be saved.", file=sys.stderr)
+    return status if saved else status or 1

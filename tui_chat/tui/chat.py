@@ -30,6 +30,7 @@ class Keeper(Protocol):
     def add_message(
         self, conversation: str, message: Message, *, finished: bool = True
     ) -> Future[Any]: ...
+    def reopen_reply(self, message_id: str) -> Future[Any]: ...
     def update_reply(
         self, message_id: str, text: str, receipt: Receipt | None, finished: bool
     ) -> Future[Any]: ...
@@ -44,7 +45,6 @@ class ChatView(Protocol):
     def message_added(self, message: Message) -> None: ...
     def text_added(self, message_id: str, text: str) -> None: ...
     def message_changed(self, message: Message) -> None: ...
-    def status_changed(self) -> None: ...
     def say(self, text: str, *, error: bool = False) -> None:
         """One sentence for the reader that does not belong to the conversation."""
 
@@ -62,9 +62,6 @@ class NoView:
         pass
 
     def message_changed(self, message: Message) -> None:
-        pass
-
-    def status_changed(self) -> None:
         pass
 
     def say(self, text: str, *, error: bool = False) -> None:
@@ -96,12 +93,18 @@ class Chat:
         self.loading: ev.LoadProgress | None = None
         self.load_path = ""  # of the checkpoint asked for last
         self.reply: RunningReply | None = None
-        self.waiting = False  # a prompt was given before the checkpoint was there
+        self._loads_due = 0  # loads that the worker has not answered yet
+        self._mode_chosen = False  # an empty conversation keeps the mode the user gave it
         self.context_used = 0
         self.window: str | int | None = (
             None  # message (chat) or character (raw) at which the sent window begins
         )
         self.last: ev.Finished | None = None
+
+    @property
+    def waiting(self) -> bool:
+        """A prompt was given before the checkpoint was there."""
+        return self.reply is not None and self.reply.ready and not self.reply.asked
 
     def leave_screen(self) -> None:
         """The screen ends: what the worker still says is kept without it."""
@@ -110,12 +113,15 @@ class Chat:
     # ---- checkpoint
 
     def load(self, path: str, options: ev.LoadOptions | None = None) -> None:
-        """Put a checkpoint into the lane. A running reply is stopped, the conversation stays."""
-        self.stop()
+        """Put a checkpoint into the lane. A running reply is stopped, one that waits goes to the
+        new one; the conversation stays.
+        """
+        if not self.waiting:
+            self.stop()
+        self._loads_due += 1
         self.loading = ev.LoadProgress(lane=self.lane, stage="reading", done=0.0)
         self.load_path = path
         self._send(ev.Load(lane=self.lane, path=path, options=options or ev.LoadOptions()))
-        self._view.status_changed()
 
     def cancel_load(self) -> None:
         if self.loading:
@@ -125,11 +131,13 @@ class Chat:
 
     def open(self, conversation: Conversation) -> None:
         """Show another conversation; what runs is stopped and kept."""
-        self.stop()
+        if self.reply is not None and self.reply.conversation is not conversation:
+            self.stop()
         self.conversation = conversation
         self.window = None
         self.last = None
         self.context_used = 0
+        self._mode_chosen = False
         self._view.conversation_changed()
         self._count_context()
 
@@ -138,18 +146,22 @@ class Chat:
         own: Mode = self.loaded.info.mode if self.loaded else self.conversation.mode
         self.open(Conversation(mode=mode or own, system=self.conversation.system))
 
+    def set_mode(self, mode: Mode) -> None:
+        """Give an empty conversation a mode, which it keeps when another checkpoint comes."""
+        self.conversation.mode = mode
+        self._mode_chosen = True
+        self._view.conversation_changed()
+
     def set_system(self, text: str) -> None:
         self.conversation.system = text
         if len(self.conversation):
             self._save_meta()
         self._count_context()
-        self._view.status_changed()
 
     def rename(self, title: str) -> None:
         self.conversation.title = title
         if len(self.conversation):
             self._save_meta()
-        self._view.status_changed()
 
     def select(self, message_id: str) -> None:
         """Go to another version of a message."""
@@ -200,8 +212,6 @@ class Chat:
                 self._view.say("There is nothing to retry yet.")
                 return
             parent = path[-1].parent
-            self.conversation.leaf = parent
-            self._view.conversation_changed()
         self._ask(parent, params=params)
 
     def continue_reply(self) -> None:
@@ -238,21 +248,22 @@ class Chat:
         self.last = None
         reply = self.reply
         if after is None:
-            self._request(reply)
+            self._ready(reply)
         else:
             # What was said is on disk before the model sees it; if saving fails the store says so
             # and we go on.
-            after.add_done_callback(lambda _: self._in_screen(lambda: self._request(reply)))
-        self._view.status_changed()
+            after.add_done_callback(lambda _: self._in_screen(lambda: self._ready(reply)))
 
-    def _request(self, reply: RunningReply) -> None:
-        if reply is not self.reply:
-            return  # stopped in between
-        if self.loaded is None or self.loading is not None:
-            self.waiting = True
-            self._view.status_changed()
+    def _ready(self, reply: RunningReply) -> None:
+        reply.ready = True
+        self._request()
+
+    def _request(self) -> None:
+        """Ask what waits, if the checkpoint is there."""
+        reply = self.reply
+        if reply is None or not self.waiting or self.loaded is None or self.loading is not None:
             return
-        self.waiting = False
+        reply.asked = True
         self._send(
             ev.Generate(
                 lane=self.lane,
@@ -267,13 +278,11 @@ class Chat:
         reply = self.reply
         if reply is None:
             return False
-        if self.waiting or not self.loaded:
-            self.reply = None
-            self.waiting = False
+        if not reply.asked:
+            self.reply = None  # the worker has never heard of it
         elif not reply.stopping:
             reply.stopping = True
             self._send(ev.Stop(request_id=reply.request_id))
-        self._view.status_changed()
         return True
 
     def set_params(self, params: SamplingParams) -> None:
@@ -281,10 +290,14 @@ class Chat:
         old, self.params = self.params, params
         if params == old:
             return
-        if self.reply is not None and not self.waiting:
-            self.reply.turn(old, params)
-            self._send(ev.SetSampling(lane=self.lane, params=self.reply.params))
-        self._view.status_changed()
+        reply = self.reply
+        if reply is None or reply.stopping or not self._on_screen(reply):
+            return
+        if reply.asked:
+            reply.turn(old, params)
+            self._send(ev.SetSampling(lane=self.lane, params=reply.params))
+        else:
+            reply.params = params
 
     def count(self, text: str, request_id: str = "draft") -> None:
         """Ask how many tokens `text` takes; the answer is a `Counted` event."""
@@ -313,7 +326,6 @@ class Chat:
         match event:
             case ev.LoadProgress(lane=self.lane):
                 self.loading = event
-                self._view.status_changed()
             case ev.Loaded(lane=self.lane):
                 self._on_loaded(event)
             case ev.LoadFailed(lane=self.lane):
@@ -321,9 +333,8 @@ class Chat:
             case ev.Counted(lane=self.lane, request_id="context"):
                 if self.reply is None:
                     self.context_used = event.tokens
-                    self._view.status_changed()
-            case ev.Failed(lane=self.lane, request_id=""):
-                self._view.say(str(event.error), error=True)
+            case ev.Failed(request_id="") if event.lane in ("", self.lane):
+                self._on_stumble(event)
             case (
                 ev.Started()
                 | ev.PrefillProgress()
@@ -335,25 +346,37 @@ class Chat:
                 self._on_reply(self.reply, event)
 
     def _on_loaded(self, event: ev.Loaded) -> None:
-        self.loaded, self.loading, self.last = event, None, None
-        if not len(self.conversation):
+        self._loads_due -= 1
+        self.loaded, self.last = event, None
+        if self._loads_due <= 0:
+            self.loading = None
+        if not len(self.conversation) and not self._mode_chosen:
             self.conversation.mode = event.info.mode
             self._view.conversation_changed()
         for warning in event.info.warnings:
             self._view.say(warning)
-        if self.reply is not None and self.waiting:
-            self._request(self.reply)
-        else:
+        if self.reply is None:
             self._count_context()
-        self._view.status_changed()
+        self._request()
 
     def _on_load_failed(self, event: ev.LoadFailed) -> None:
+        self._loads_due -= 1
+        if self._loads_due > 0:
+            return  # a newer one is on its way
         self.loading = None
+        if self.waiting and self.loaded is None:
+            self.reply = None  # the prompt stays in the conversation; Ctrl+R asks it again
         if not event.cancelled:
             self._view.say(str(event.error), error=True)
-        if self.waiting:
-            self.reply, self.waiting = None, False
-        self._view.status_changed()
+        self._request()
+
+    def _on_stumble(self, event: ev.Failed) -> None:
+        """Something failed in the worker that belongs to no reply: nothing that ran goes on."""
+        self.loading, self._loads_due = None, 0
+        if self.reply is not None:
+            self._on_failed(self.reply, event)
+        else:
+            self._view.say(str(event.error), error=True)
 
     def _on_reply(self, reply: RunningReply, event: ev.Event) -> None:
         match event:
@@ -361,7 +384,6 @@ class Chat:
                 self._on_started(reply, event)
             case ev.PrefillProgress():
                 reply.prefill = (event.done, event.total)
-                self._view.status_changed()
             case ev.WindowMoved():
                 self._move_window(reply, event.first_turn, event.first_char)
             case ev.Stepped():
@@ -377,6 +399,7 @@ class Chat:
         if reply.continues:
             reply.message_id = reply.continues
             reply.before = reply.conversation[reply.continues].text
+            self._keeper.reopen_reply(reply.message_id)
         else:
             receipt = self._receipt(reply, None)
             message = reply.conversation.add("assistant", "", parent=reply.parent, receipt=receipt)
@@ -384,11 +407,14 @@ class Chat:
             self._keeper.add_message(reply.conversation.id, message, finished=False)
             self._save_meta(reply.conversation)
             if self._on_screen(reply):
-                self._view.message_added(message)
+                beside = len(reply.conversation.siblings(message.id)) > 1
+                if beside:  # it takes the place of the version that was shown
+                    self._view.conversation_changed()
+                else:
+                    self._view.message_added(message)
         if event.missing:
             self._view.say(f"The tokenizer has no token for {event.missing!r}: left out.")
         self._move_window(reply, event.first_turn, event.first_char)
-        self._view.status_changed()
 
     def _move_window(self, reply: RunningReply, first_turn: int, first_char: int) -> None:
         if not self._on_screen(reply):
@@ -411,10 +437,15 @@ class Chat:
         if now - reply.saved_at >= SAVE_EVERY:
             reply.saved_at = now
             self._keep(reply, None)
-        self._view.status_changed()
+
+    def sync(self) -> None:
+        """Bring the conversation up to the last word that has come."""
+        reply = self.reply
+        if reply is not None and reply.message_id:
+            reply.conversation.update(reply.message_id, text=reply.whole_text)
 
     def _keep(self, reply: RunningReply, receipt: Receipt | None) -> Future[Any]:
-        text = reply.before + "".join(reply.text)
+        text = reply.whole_text
         reply.text = [text[len(reply.before) :]]
         message = reply.conversation.update(reply.message_id, text=text, receipt=receipt)
         return self._keeper.update_reply(message.id, text, receipt, receipt is not None)
@@ -425,7 +456,6 @@ class Chat:
             self.last = event
             self.context_used = event.stats.prompt_tokens + event.stats.new_tokens
         if not reply.message_id:
-            self._view.status_changed()
             return
         reply.text = [event.text]
         saved = self._keep(reply, self._receipt(reply, event))
@@ -435,7 +465,6 @@ class Chat:
             self._in_screen(lambda: self._changed(reply, message))
 
         saved.add_done_callback(shown)  # a finished reply is on disk before it is shown as finished
-        self._view.status_changed()
 
     def _on_failed(self, reply: RunningReply, event: ev.Failed) -> None:
         self.reply = None
@@ -443,7 +472,6 @@ class Chat:
             self._keep(reply, self._receipt(reply, reply.failed(self.lane)))
             self._changed(reply, reply.conversation[reply.message_id])
         self._view.say(str(event.error), error=True)
-        self._view.status_changed()
 
     def _on_screen(self, reply: RunningReply) -> bool:
         return reply.conversation is self.conversation

@@ -32,12 +32,19 @@ class RunningReply:
     changes: list[tuple[int, Mapping[str, object]]] = field(default_factory=list)
     first_at: float = 0.0
     saved_at: float = 0.0
+    ready: bool = False  # what it answers is on disk
+    asked: bool = False  # the worker knows of it
     stopping: bool = False
 
     @property
     def tokens_per_second(self) -> float:
         seconds = time.monotonic() - self.first_at
         return (self.tokens - 1) / seconds if self.first_at and self.tokens > 1 else 0.0
+
+    @property
+    def whole_text(self) -> str:
+        """The text of the message so far."""
+        return self.before + "".join(self.text)
 
     def turn(self, old: SamplingParams, new: SamplingParams) -> None:
         """Take other knobs from the next token on, and remember where."""

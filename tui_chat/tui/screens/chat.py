@@ -6,8 +6,8 @@ controller says.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 from textual import events as textual_events
@@ -25,10 +25,11 @@ from tui_chat.conversation import Conversation, Message, Mode, new_id
 from tui_chat.engine import events as ev
 from tui_chat.errors import TuiChatError
 from tui_chat.sampling import PRESETS, SamplingParams
+from tui_chat.settings import user_path
 from tui_chat.tui import lines
 from tui_chat.tui.actions import ACTIONS, BY_SLASH, short_key
 from tui_chat.tui.chat import Chat, Keeper
-from tui_chat.tui.clipboard import copy
+from tui_chat.tui.clipboard import OSC52, copy
 from tui_chat.tui.commands import parse_slash, suggestions, turned
 from tui_chat.tui.screens.chats import ChatShelf, ChatsScreen
 from tui_chat.tui.screens.dialogs import ConfirmDialog, LineDialog, TextDialog
@@ -139,7 +140,6 @@ class ChatScreen(Screen[None]):
         # Where there is room; else only as long as it is asked for.
         self._panel_open = panel_open
         self._sheet_open = False
-        self._deleted: list[str] = []
         self._error = ""
         self._unread = 0
 
@@ -188,47 +188,47 @@ class ChatScreen(Screen[None]):
     # ---- what the controller says (ChatView)
 
     def conversation_changed(self) -> None:
-        if not self.is_mounted:
+        if not self.is_attached:
             return
+        self._error = ""
+        self.chat.sync()
         conversation = self.chat.conversation
         running = self.chat.reply.message_id if self.chat.reply else ""
         blocks = list(blocks_of(conversation, window=self.chat.window, running=running))
         if not len(conversation):
             blocks.append(Block(id=WELCOME, kind="note", text=lines.welcome(self.chat)))
         self.transcript.set_blocks(blocks)
-        self.call_after_refresh(self._show_rail)
         self.transcript.set_writing(running or None)
-        self.status_changed()
+        self.call_after_refresh(self._show_rail)
 
     def message_added(self, message: Message) -> None:
-        view = self.transcript
-        if len(self.chat.conversation) == 1:
+        self._error = ""
+        if len(self.chat.conversation) == 1:  # in place of the welcome
             self.conversation_changed()
             return
         running = self.chat.reply is not None and message.id == self.chat.reply.message_id
-        view.append_block(block_of(self.chat.conversation, message, running=running))
+        self.transcript.append_block(block_of(self.chat.conversation, message, running=running))
         if message.role == "user":
-            view.follow()
+            self.transcript.follow()
 
     def text_added(self, message_id: str, text: str) -> None:
         self.transcript.append_text(message_id, text)
         self.transcript.set_writing(message_id)
 
     def message_changed(self, message: Message) -> None:
-        self.transcript.set_writing(None)
+        writing = self.chat.reply.message_id if self.chat.reply else ""
+        if message.id != writing:
+            self.transcript.set_writing(writing or None)
+        if message.id not in self.transcript:
+            return  # another version has taken its place meanwhile
         block = block_of(self.chat.conversation, message)
-        # A raw block may be shown from the middle, where the window begins: its text is there
-        # already.
+        # A raw block may be shown from the middle, where the window begins: its text is there.
         if self.chat.conversation.mode == "raw" and isinstance(self.chat.window, int):
             self.conversation_changed()
         else:
             self.transcript.update_block(
                 message.id, header=block.header, detail=block.detail, text=block.text
             )
-        self.status_changed()
-
-    def status_changed(self) -> None:
-        self._error = ""  # the next thing happened
 
     def say(self, text: str, *, error: bool = False) -> None:
         if error:
@@ -297,16 +297,15 @@ class ChatScreen(Screen[None]):
             self._run_slash(*command)
             return
         text = event.text[1:] if event.text.startswith("//") else event.text
-        if self.chat.conversation.mode == "chat":
-            text = text.strip("\n")
-            if not text.strip():
-                return
-        if self.chat.submit(text):
-            if text:
-                self.prompt.take()
-                self._services.remember(chat=self.chat.conversation.id)
-                self.prompt.set_history([*self._services.prompt_history(), text])
-            self.transcript.follow()
+        if self.chat.conversation.mode == "chat" and not (text := text.strip("\n")).strip():
+            return
+        if not self.chat.submit(text):
+            self.prompt.give_back(event.text)
+            return
+        if text:
+            self._services.remember(chat=self.chat.conversation.id)
+            self.prompt.remember(text)
+        self.transcript.follow()
 
     def on_prompt_edited(self, event: Prompt.Edited) -> None:
         event.stop()
@@ -354,11 +353,11 @@ class ChatScreen(Screen[None]):
     def _run_slash(self, name: str, argument: str) -> None:
         action = BY_SLASH.get(name)
         if action is None:
+            self.prompt.give_back(f"/{name} {argument}".rstrip())
             self.say(
                 f"There is no command /{name}. To say a text that begins so, double the stroke: //"
             )
             return
-        self.prompt.take()
         method = getattr(self, f"action_{action.id}")
         if action.argument:
             method(argument)
@@ -367,7 +366,7 @@ class ChatScreen(Screen[None]):
 
     def action_open_checkpoint(self, path: str = "") -> None:
         if path:
-            self.chat.load(str(Path(path).expanduser()))
+            self.chat.load(str(user_path(path)))
             return
 
         def chosen(answer: str | None) -> None:
@@ -399,6 +398,7 @@ class ChatScreen(Screen[None]):
         try:
             params = turned(self.chat.params, argument, self.panel.presets)
         except TuiChatError as error:
+            self.prompt.give_back(f"/set {argument}")
             self.say(str(error))
             return
         self.panel.params = params
@@ -415,20 +415,27 @@ class ChatScreen(Screen[None]):
         self.prompt.focus()
 
     def action_toggle_mode(self, argument: str = "") -> None:
-        mode: Mode = "raw" if self.chat.conversation.mode == "chat" else "chat"
-        if argument in ("chat", "raw"):
-            mode = "chat" if argument == "chat" else "raw"
-        if mode == self.chat.conversation.mode:
+        now = self.chat.conversation.mode
+        if argument not in ("", "chat", "raw"):
+            self.say("There are two modes: /mode chat and /mode raw.")
+            return
+        mode: Mode = (
+            "raw" if (argument or ("raw" if now == "chat" else "chat")) == "raw" else "chat"
+        )
+        if mode == now:
             return
         if len(self.chat.conversation):
             self.chat.new(mode)
             self.say(f"A new {mode} conversation; the other one is kept (Ctrl+F).")
         else:
-            self.chat.conversation.mode = mode
-            self.conversation_changed()
+            self.chat.set_mode(mode)
 
     def action_chats(self) -> None:
         def chosen(chat_id: str | None) -> None:
+            here = self.chat.conversation
+            here.title = self._shelf.renamed.pop(here.id, here.title)
+            if self._shelf.is_deleted(here.id):
+                self.chat.new()
             if chat_id:
                 self.open_chat(chat_id)
             self.prompt.focus()
@@ -437,15 +444,21 @@ class ChatScreen(Screen[None]):
 
     def open_chat(self, chat_id: str) -> None:
         """Show a saved chat."""
-        try:
-            conversation, params = self._services.load_chat(chat_id)
-        except TuiChatError as error:
-            self.say(str(error), error=True)
+        reply = self.chat.reply
+        if chat_id == self.chat.conversation.id:
             return
-        if params is not None:
-            self.panel.params = params
-            self.chat.set_params(params)
-        self.chat.open(conversation)
+        if reply is not None and reply.conversation.id == chat_id:
+            self.chat.open(reply.conversation)  # still being written: the disk lags behind
+        else:
+            try:
+                conversation, params = self._services.load_chat(chat_id)
+            except TuiChatError as error:
+                self.say(str(error), error=True)
+                return
+            self.chat.open(conversation)
+            if params is not None:
+                self.panel.params = params
+                self.chat.set_params(params)
         self._services.remember(chat=chat_id)
 
     def action_system_prompt(self, argument: str = "") -> None:
@@ -483,7 +496,7 @@ class ChatScreen(Screen[None]):
     def action_copy_or_stop(self) -> None:
         selected = self.get_selected_text() or self.prompt.selected_text
         if selected:
-            self.notify(copy(selected, self.app.copy_to_clipboard), markup=False)
+            self._copy(selected)
         elif not self.chat.stop():
             self.say("Ctrl+Q quits.")
 
@@ -491,8 +504,17 @@ class ChatScreen(Screen[None]):
         """Copy the message under the block cursor."""
         block = self.transcript.cursor
         if block is not None and block in self.chat.conversation:
-            text = self.chat.conversation[block].text
-            self.notify(copy(text, self.app.copy_to_clipboard), markup=False)
+            self.chat.sync()
+            self._copy(self.chat.conversation[block].text)
+
+    def _copy(self, text: str) -> None:
+        async def copied() -> None:
+            way = await asyncio.to_thread(copy, text)
+            if not way:
+                self.app.copy_to_clipboard(text)
+            self.say(way or OSC52)
+
+        self.run_worker(copied())
 
     def action_version(self, by: int) -> None:
         """Go to the version of a message before or after the one under the block cursor."""
@@ -506,9 +528,10 @@ class ChatScreen(Screen[None]):
             self.transcript.select_block(versions[at])
 
     def action_copy_reply(self) -> None:
+        self.chat.sync()
         replies = [m for m in self.chat.conversation.path() if m.role == "assistant"]
         if replies:
-            self.notify(copy(replies[-1].text, self.app.copy_to_clipboard), markup=False)
+            self._copy(replies[-1].text)
         else:
             self.say("There is no reply to copy yet.")
 
@@ -531,9 +554,8 @@ class ChatScreen(Screen[None]):
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._shelf.delete(gone)
-                self._deleted.append(gone)
                 self.chat.new()
+                self._shelf.delete(gone)
                 self.say("Deleted. /undelete brings it back.")
 
         self.app.push_screen(
@@ -541,12 +563,12 @@ class ChatScreen(Screen[None]):
         )
 
     def action_undelete_chat(self) -> None:
-        if not self._deleted:
-            self.say("Nothing was deleted since the program started; see also Ctrl+F.")
+        back = self._shelf.undelete()
+        if back is None:
+            self.say("Nothing was deleted since the program started.")
             return
-        back = self._deleted.pop()
-        self._shelf.undelete(back)
-        self.open_chat(back)
+        chat_id, done = back
+        done.add_done_callback(lambda _: self.call_later(self.open_chat, chat_id))
 
     def action_theme(self, argument: str = "") -> None:
         if not argument:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import ClassVar, Protocol
 
 from textual import events
@@ -22,10 +23,14 @@ from tui_chat.tui.widgets.row_list import RowList
 class ChatShelf(Protocol):
     """What this screen asks of the store of chats."""
 
-    def chats(self) -> Sequence[ChatRow]: ...
-    def rename(self, chat_id: str, title: str) -> None: ...
-    def delete(self, chat_id: str) -> None: ...
-    def undelete(self, chat_id: str) -> None: ...
+    renamed: dict[str, str]  # titles given here that the chat on screen has not taken yet
+
+    def chats(self, limit: int | None = None) -> Sequence[ChatRow]: ...
+    def rename(self, chat_id: str, title: str) -> Future[None]: ...
+    def delete(self, chat_id: str) -> Future[None]: ...
+    def is_deleted(self, chat_id: str) -> bool: ...
+    def undelete(self) -> tuple[str, Future[None]] | None:
+        """Bring back the chat deleted last; None when there is none."""
 
 
 class ChatsScreen(ModalScreen[str | None]):
@@ -55,7 +60,7 @@ class ChatsScreen(ModalScreen[str | None]):
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
         self._shelf = shelf
         self._current = current
-        self._deleted: list[str] = []
+        self._chats: Sequence[ChatRow] = ()
 
     def compose(self) -> ComposeResult:
         with Vertical() as box:
@@ -67,13 +72,17 @@ class ChatsScreen(ModalScreen[str | None]):
             yield RowList(empty="No chats yet.")
 
     def on_mount(self) -> None:
+        self._read()
+
+    def _read(self) -> None:
+        self._chats = self._shelf.chats()
         self._refill()
 
     def _refill(self) -> None:
         query = self.query_one(Input).value.strip()
         rows_widget = self.query_one(RowList)
         width = max(40, rows_widget.size.width - 2)
-        rows = chat_rows(self._shelf.chats(), query, time.time(), width, self._current)
+        rows = chat_rows(self._chats, query, time.time(), width, self._current)
         rows_widget.set_rows(rows, empty="Nothing matches." if query else "No chats yet.")
 
     def on_resize(self) -> None:
@@ -106,25 +115,25 @@ class ChatsScreen(ModalScreen[str | None]):
 
     def action_delete(self) -> None:
         if key := self.query_one(RowList).cursor_key:
-            self._shelf.delete(key)
-            self._deleted.append(key)
+            self._once_done(self._shelf.delete(key))
             self.notify("Deleted. Ctrl+Z brings it back.", markup=False)
-            self._refill()
 
     def action_undelete(self) -> None:
-        if self._deleted:
-            self._shelf.undelete(self._deleted.pop())
-            self._refill()
+        if back := self._shelf.undelete():
+            self._once_done(back[1])
+
+    def _once_done(self, change: Future[None]) -> None:
+        """Read the list anew when the disk has the change. What fails is told by the store."""
+        change.add_done_callback(lambda _: self.call_later(self._read))
 
     def action_rename(self) -> None:
         key = self.query_one(RowList).cursor_key
         if not key:
             return
-        title = next((chat.title for chat in self._shelf.chats() if chat.id == key), "")
+        title = next((chat.title for chat in self._chats if chat.id == key), "")
 
         def renamed(answer: str | None) -> None:
             if answer:
-                self._shelf.rename(key, answer)
-                self._refill()
+                self._once_done(self._shelf.rename(key, answer))
 
         self.app.push_screen(LineDialog("Rename chat", title), renamed)

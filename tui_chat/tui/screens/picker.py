@@ -6,10 +6,10 @@ that cannot be read stay in the list with the reason.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import ClassVar
 
 from textual import events
@@ -22,6 +22,7 @@ from textual.widgets import Input, Static
 
 from tui_chat.checkpoint.info import Run
 from tui_chat.display import one_line, visible
+from tui_chat.settings import user_path
 from tui_chat.tui.rows import checkpoint_rows
 from tui_chat.tui.widgets.row_list import RowList
 
@@ -133,8 +134,9 @@ class CheckpointPicker(ModalScreen[str | None]):
         event.stop()
         key = self.query_one(RowList).cursor_key
         typed = event.value.strip()
-        if typed and (not key or ("/" in typed and Path(typed).expanduser().exists())):
-            self.dismiss(str(Path(typed).expanduser()))
+        path = str(user_path(typed))
+        if typed and (not key or ("/" in typed and os.path.exists(path))):
+            self.dismiss(path)
         elif key:
             self.dismiss(key)
 

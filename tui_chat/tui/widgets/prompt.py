@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -41,7 +40,7 @@ class Prompt(TextArea):
     """
 
     class Sent(Message):
-        """The user pressed Enter."""
+        """The user pressed Enter. The prompt is empty now; see `give_back`."""
 
         def __init__(self, prompt: Prompt, text: str) -> None:
             super().__init__()
@@ -89,11 +88,20 @@ class Prompt(TextArea):
         self._history = list(entries)
         self._at = None
 
+    def remember(self, text: str) -> None:
+        """Add a prompt to the end of the history."""
+        self._history = [entry for entry in self._history if entry != text] + [text]
+        self._at = None
+
     def hint(self, placeholder: str, subtitle: str) -> None:
         """Words where the text will stand, and on the lower border."""
         if (placeholder, subtitle) != self._hints:
             self._hints = (placeholder, subtitle)
             self.placeholder, self.border_subtitle = placeholder, Content(subtitle)
+
+    def give_back(self, text: str) -> None:
+        """Put a text that was not taken before what has been written since."""
+        self.replace_text(text + self.text)
 
     def take(self) -> str:
         """The text, leaving the prompt empty."""
@@ -113,19 +121,20 @@ class Prompt(TextArea):
             self.insert("\n")
         elif event.key == "enter":
             self._take_key(event)
-            if time.monotonic() - self._typed_at < PASTE_GAP:
+            # By the times at which the keys came in: the screen may have been busy since.
+            if event.time - self._typed_at < PASTE_GAP:
                 self.insert("\n")
             elif self.text.endswith("\\") and self.cursor_location == self.document.end:
                 self.action_delete_left()
                 self.insert("\n")
             else:
-                self.post_message(self.Sent(self, self.text))
+                self.post_message(self.Sent(self, self.take()))
         elif (event.key == "up" and self.cursor_at_first_line and self._recall(-1)) or (
             event.key == "down" and self.cursor_at_last_line and self._recall(+1)
         ):
             self._take_key(event)
         elif event.is_printable:
-            self._typed_at = time.monotonic()
+            self._typed_at = event.time
         # What is not taken goes on to TextArea's own handler.
 
     @staticmethod

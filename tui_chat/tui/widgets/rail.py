@@ -16,6 +16,8 @@ from tui_chat.checkpoint.info import Run
 from tui_chat.tui.rows import ChatRow, chat_rows, checkpoint_rows
 from tui_chat.tui.widgets.row_list import RowList
 
+LATEST = 50  # chats shown; Ctrl+F has them all
+
 
 class Rail(Vertical):
     """Two lists. Enter or a click posts `CheckpointChosen` or `ChatChosen`."""
@@ -40,11 +42,11 @@ class Rail(Vertical):
     def __init__(
         self,
         scan: Callable[[], Iterator[Run]],
-        chats: Callable[[], Iterable[ChatRow]],
+        chats: Callable[[int], Iterable[ChatRow]],
         *,
         id: str | None = None,
     ) -> None:
-        """`scan` is called in a thread, `chats` in the screen's."""
+        """`scan` is called in a thread, `chats` with how many at most in the screen's."""
         super().__init__(id=id)
         self._scan = scan
         self._chats = chats
@@ -60,17 +62,18 @@ class Rail(Vertical):
         yield RowList(empty="None yet.", id="rail-chats")
 
     def show(self, *, checkpoint: str, chat: str) -> None:
-        """Mark what is open and read both lists anew; the runs in a thread of their own."""
+        """Mark what is open and read the chats anew; the runs too when another one is open."""
+        look = checkpoint != self._checkpoint or not self._runs
         self._checkpoint, self._chat = checkpoint, chat
         self._fill()
-        if self._scanning.acquire(blocking=False):
+        if look and self._scanning.acquire(blocking=False):
             threading.Thread(target=self._read, name="rail", daemon=True).start()
 
     def _read(self) -> None:
         try:
             runs = list(self._scan())
-        except OSError:
-            runs = []  # the picker says why
+        except Exception:  # the edge of the thread; the picker says why
+            runs = []
         finally:
             self._scanning.release()
         self.call_later(self._found, runs)
@@ -92,7 +95,7 @@ class Rail(Vertical):
         )
         chats = self.query_one("#rail-chats", RowList)
         chats.set_rows(
-            chat_rows(self._chats(), "", now, width, self._chat),
+            chat_rows(self._chats(LATEST), "", now, width, self._chat),
             cursor=None if chats.has_focus else self._chat or None,
         )
 
