@@ -57,7 +57,7 @@ class Fed(TuiChat):
         for case in cases(Path(sys.argv[1])):
             parts = pieces(case)
             text = "".join(parts)[:2000]
-            chat.new("chat")
+            chat.new()
             screen.handle(loaded(text))
             screen._tick()
             await self.painted()  # the page of an empty chat

@@ -97,6 +97,7 @@ class View:
         self.finished: list[Message] = []
         self.sentences: list[str] = []
         self.redrawn = 0
+        self.returned = ""
 
     def conversation_changed(self) -> None:
         self.redrawn += 1
@@ -107,6 +108,9 @@ class View:
 
     def message_changed(self, message: Message) -> None:
         self.finished.append(message)
+
+    def give_back(self, text: str) -> None:
+        self.returned = text
 
     def say(self, text: str, *, error: bool = False) -> None:
         self.sentences.append(text)
@@ -307,7 +311,7 @@ def test_opening_another_chat_while_a_reply_runs_keeps_that_reply_in_its_own_cha
 
 
 def test_raw_mode_sends_one_text_and_an_empty_prompt_goes_on(bench: Bench) -> None:
-    bench.chat.new("raw")
+    bench.chat.set_mode("raw")
     bench.chat.submit("Once upon")
     bench.reply(" a time")
     assert bench.chat.submit("")
@@ -343,3 +347,111 @@ def test_a_reply_stopped_before_its_first_word_is_not_sent(bench: Bench) -> None
     bench.finish(request, "", "cancelled")
     bench.chat.submit("two")
     assert [turn.text for turn in bench.asked[-1].prompt.turns] == ["one", "two"]
+
+
+def test_stop_before_the_prompt_is_on_disk_asks_nothing(bench: Bench) -> None:
+    bench.disk.hold = True
+    bench.chat.submit("Hello")
+    assert bench.chat.stop()
+    bench.disk.release()
+    assert not bench.asked
+    bench.disk.hold = False
+    assert bench.chat.submit("Again")
+
+
+def test_a_prompt_that_waits_is_asked_of_the_checkpoint_opened_then(bench: Bench) -> None:
+    bench.chat.loaded = None
+    bench.chat.submit("Hello")
+    bench.chat.load("/other.pt")
+    bench.chat.handle(loaded("other"))
+    assert [turn.text for turn in bench.asked[-1].prompt.turns] == ["Hello"]
+
+
+def test_the_end_of_a_load_that_was_replaced_changes_nothing(bench: Bench) -> None:
+    bench.chat.load("/one.pt")
+    bench.chat.load("/two.pt")
+    bench.chat.submit("Hello")
+    gone = EngineError("cancelled")
+    bench.chat.handle(ev.LoadFailed(lane="main", path="/one.pt", error=gone, cancelled=True))
+    assert bench.chat.loading is not None
+    bench.chat.handle(loaded("two"))
+    assert len(bench.asked) == 1
+
+
+@pytest.mark.parametrize("lane", ["", "main"])
+def test_a_stumble_of_the_worker_leaves_nothing_running(bench: Bench, lane: str) -> None:
+    bench.chat.submit("Hello")
+    request = bench.start()
+    bench.step(request, "so far")
+    bench.chat.load("/other.pt")
+    bench.chat.handle(ev.Failed(lane=lane, request_id="", error=EngineError("it stumbled")))
+    assert bench.chat.reply is None
+    assert bench.chat.loading is None
+    assert bench.view.sentences[-1] == "it stumbled."
+    assert texts(bench.chat.conversation)[-1] == ("assistant", "so far")
+    assert bench.chat.submit("Again")
+
+
+def test_a_prompt_that_cannot_begin_goes_back_to_where_it_was_written(bench: Bench) -> None:
+    bench.chat.submit("one")
+    bench.reply("two")
+    bench.chat.submit("far too long")
+    request = bench.asked[-1].request_id
+    error = EngineError("the message is too long")
+    bench.chat.handle(ev.Failed(lane="main", request_id=request, error=error))
+    assert bench.view.returned == "far too long"
+    assert texts(bench.chat.conversation) == [("user", "one"), ("assistant", "two")]
+
+
+def test_a_retry_that_fails_leaves_the_reply_there_was(bench: Bench) -> None:
+    bench.chat.submit("one")
+    bench.reply("two")
+    bench.chat.retry()
+    request = bench.asked[-1].request_id
+    bench.chat.handle(ev.Failed(lane="main", request_id=request, error=EngineError("no")))
+    assert texts(bench.chat.conversation) == [("user", "one"), ("assistant", "two")]
+
+
+def test_going_on_keeps_what_made_the_first_part_in_the_receipt(bench: Bench) -> None:
+    bench.chat.submit("one")
+    bench.reply("two")
+    first = bench.chat.conversation.path()[-1].receipt
+    bench.chat.continue_reply()
+    assert ("reopened",) not in bench.disk.said
+    request = bench.start()
+    assert bench.disk.said[-1] == ("reopened",)
+    bench.finish(request, "")
+    assert bench.chat.conversation.path()[-1].receipt == first
+    bench.chat.continue_reply()
+    request = bench.start()
+    bench.step(request, " more")
+    bench.finish(request, " more")
+    receipt = bench.chat.conversation.path()[-1].receipt
+    assert first is not None and receipt is not None
+    assert (receipt.seed, receipt.new_tokens) == (first.seed, 4)
+    assert receipt.sampling_changes == ((2, {"seed": 5}),)
+
+
+def test_any_reply_can_be_retried_where_it_stands(bench: Bench) -> None:
+    bench.chat.submit("one")
+    bench.reply("first")
+    target = bench.chat.conversation.path()[-1].id
+    bench.chat.submit("two")
+    bench.reply("second")
+    bench.chat.retry(target)
+    assert [turn.text for turn in bench.asked[-1].prompt.turns] == ["one"]
+    bench.reply("another first")
+    assert texts(bench.chat.conversation) == [("user", "one"), ("assistant", "another first")]
+
+
+def test_a_new_chat_is_in_the_mode_chosen_by_hand_until_another_checkpoint_comes(
+    bench: Bench,
+) -> None:
+    bench.chat.set_mode("raw")
+    bench.chat.submit("text")
+    bench.reply(" more")
+    bench.chat.new()
+    assert bench.chat.conversation.mode == "raw"
+    bench.chat.load("/other.pt")
+    bench.chat.handle(loaded("other", mode="chat"))
+    assert bench.chat.conversation.mode == "chat"

@@ -177,7 +177,9 @@ class PrefillProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowMoved:
-    """The context filled up while the reply ran; fields as in `Started`."""
+    """The context filled up while the reply ran; fields as in `Started`, `first_char` counting on
+    into the reply.
+    """
 
     request_id: str
     first_turn: int

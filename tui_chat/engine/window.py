@@ -70,9 +70,10 @@ class ContextWindow:
         left_out = len(everything) - len(kept)
         chars = 0
         if prompt.ids is None:
-            typed = prompt.text[sent.first_char :]
-            chars = self._chars(typed, everything[:left_out]) + sent.first_char
-            self._dropped_text = prompt.text[:chars]
+            # The window may have moved into the reply itself, which is part of the next prompt.
+            text = prompt.text + self.tokenizer.decode(made)
+            chars = self._chars(text[sent.first_char :], everything[:left_out]) + sent.first_char
+            self._dropped_text = text[:chars]
         return Fitted(kept, 0, chars, sent.dropped_tokens + left_out)
 
     def whole(self, prompt: Prompt) -> list[int]:

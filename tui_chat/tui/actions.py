@@ -80,7 +80,7 @@ OTHER_KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         "Prompt",
         (
             ("Enter", "send"),
-            ("Ctrl+J", "new line (Shift+Enter where the terminal reports it, or \\ then Enter)"),
+            ("Ctrl+J", "new line; also \\ then Enter, or Shift+Enter"),
             ("Up / Down", "earlier prompts, from the first or last line"),
             ("/", "a command; Tab completes it"),
             ("Ctrl+C", "copy what is selected; stop a running reply"),
@@ -94,7 +94,7 @@ OTHER_KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("Ctrl+Home / End", "first line / newest text"),
             ("j / k", "next / previous message, when the transcript has the focus (F6)"),
             ("[ / ]", "earlier / later version of a reply"),
-            ("r  y  ?", "retry, copy the message, this help"),
+            ("r  y  .  ?", "retry it, copy it, continue the last reply, this help"),
         ),
     ),
     (

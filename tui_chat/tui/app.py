@@ -83,7 +83,7 @@ class Program:
             with contextlib.suppress(OSError, ValueError):
                 full = path.resolve()
                 folder = full if full.is_dir() else full.parent
-                if full.is_dir() or folder not in too_wide:
+                if full.is_dir() or (full.is_file() and folder not in too_wide):
                     roots[str(folder)] = None
         # A root inside another one is found with it.
         return tuple(

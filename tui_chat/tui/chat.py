@@ -45,6 +45,9 @@ class ChatView(Protocol):
     def message_added(self, message: Message) -> None: ...
     def text_added(self, message_id: str, text: str) -> None: ...
     def message_changed(self, message: Message) -> None: ...
+    def give_back(self, text: str) -> None:
+        """A prompt that could not be asked."""
+
     def say(self, text: str, *, error: bool = False) -> None:
         """One sentence for the reader that does not belong to the conversation."""
 
@@ -62,6 +65,9 @@ class NoView:
         pass
 
     def message_changed(self, message: Message) -> None:
+        pass
+
+    def give_back(self, text: str) -> None:
         pass
 
     def say(self, text: str, *, error: bool = False) -> None:
@@ -94,7 +100,7 @@ class Chat:
         self.load_path = ""  # of the checkpoint asked for last
         self.reply: RunningReply | None = None
         self._loads_due = 0  # loads that the worker has not answered yet
-        self._mode_chosen = False  # an empty conversation keeps the mode the user gave it
+        self._mode: Mode | None = None  # what the user chose; None: the checkpoint's own
         self.context_used = 0
         self.window: str | int | None = (
             None  # message (chat) or character (raw) at which the sent window begins
@@ -116,8 +122,9 @@ class Chat:
         """Put a checkpoint into the lane. A running reply is stopped, one that waits goes to the
         new one; the conversation stays.
         """
-        if not self.waiting:
-            self.stop()
+        if not self.waiting and self.stop():
+            self._view.say("The reply is stopped; what was written is kept.")
+        self._mode = None
         self._loads_due += 1
         self.loading = ev.LoadProgress(lane=self.lane, stage="reading", done=0.0)
         self.load_path = path
@@ -131,26 +138,31 @@ class Chat:
 
     def open(self, conversation: Conversation) -> None:
         """Show another conversation; what runs is stopped and kept."""
-        if self.reply is not None and self.reply.conversation is not conversation:
-            self.stop()
+        elsewhere = self.reply is not None and self.reply.conversation is not conversation
+        if elsewhere and self.stop():
+            self._view.say("The reply is stopped; what was written is kept.")
         self.conversation = conversation
         self.window = None
         self.last = None
         self.context_used = 0
-        self._mode_chosen = False
         self._view.conversation_changed()
         self._count_context()
 
-    def new(self, mode: Mode | None = None) -> None:
-        """An empty conversation with the same system prompt, in `mode` or the checkpoint's own."""
+    def new(self) -> None:
+        """An empty conversation with the same system prompt, in the mode the user chose or the
+        checkpoint's own.
+        """
         own: Mode = self.loaded.info.mode if self.loaded else self.conversation.mode
-        self.open(Conversation(mode=mode or own, system=self.conversation.system))
+        self.open(Conversation(mode=self._mode or own, system=self.conversation.system))
 
     def set_mode(self, mode: Mode) -> None:
-        """Give an empty conversation a mode, which it keeps when another checkpoint comes."""
-        self.conversation.mode = mode
-        self._mode_chosen = True
-        self._view.conversation_changed()
+        """Choose the mode: of this conversation while it is empty, else of a new one."""
+        self._mode = mode
+        if len(self.conversation):
+            self.new()
+        else:
+            self.conversation.mode = mode
+            self._view.conversation_changed()
 
     def set_system(self, text: str) -> None:
         self.conversation.system = text
@@ -167,7 +179,7 @@ class Chat:
         """Go to another version of a message."""
         self.conversation.select(message_id)
         self._save_meta()
-        self.window = None
+        self.window = self.last = None
         self._view.conversation_changed()
         self._count_context()
 
@@ -177,8 +189,7 @@ class Chat:
         """Say `text` and ask for a reply. In raw mode an empty text only continues. False: nothing
         was done.
         """
-        if self.reply is not None:
-            self._view.say("A reply is being written: Esc stops it.")
+        if self._busy():
             return False
         if not text and (self.conversation.mode == "chat" or not len(self.conversation)):
             return False
@@ -189,42 +200,44 @@ class Chat:
             self._save_meta()
             saved = self._keeper.add_message(self.conversation.id, message)
             self._view.message_added(message)
-        self._ask(self.conversation.leaf, after=saved)
+        self._ask(self.conversation.leaf, after=saved, said=text)
         return True
 
-    def retry(self) -> None:
-        """Another reply to the same prompt, beside the one there is."""
-        if self.reply is not None:
+    def _busy(self) -> bool:
+        """Whether something is asked already; says so."""
+        if self.waiting:
+            self._view.say("A prompt waits for a checkpoint: Ctrl+O opens one, Esc lets it go.")
+        elif self.reply is not None:
             self._view.say("A reply is being written: Esc stops it.")
+        return self.reply is not None
+
+    def retry(self, message_id: str | None = None) -> None:
+        """Another reply to the same prompt, beside the one there is. Default: the last reply."""
+        if self._busy():
             return
         path = self.conversation.path()
-        if not path:
+        target = self.conversation[message_id] if message_id else path[-1] if path else None
+        if target is None:
             self._view.say("There is nothing to retry yet.")
             return
+        if target.role == "user":
+            self._ask(target.id)
+            return
         params = self.params
-        parent = path[-1].id
-        if path[-1].role == "assistant":
+        if params.seed is not None:
             # A locked seed would only repeat the reply: the next version takes the next seed.
-            if params.seed is not None:
-                tries = len(self.conversation.siblings(path[-1].id))
-                params = params.with_(seed=(params.seed + tries) % (MAX_SEED + 1))
-            if path[-1].parent is None:
-                self._view.say("There is nothing to retry yet.")
-                return
-            parent = path[-1].parent
-        self._ask(parent, params=params)
+            tries = len(self.conversation.siblings(target.id))
+            params = params.with_(seed=(params.seed + tries) % (MAX_SEED + 1))
+        self._ask(target.parent, params=params)
 
     def continue_reply(self) -> None:
         """Go on with the last reply where it ended."""
-        path = self.conversation.path()
-        if self.reply is not None or not path or path[-1].role != "assistant":
-            self._view.say(
-                "There is no reply to continue."
-                if self.reply is None
-                else "A reply is being written."
-            )
+        if self._busy():
             return
-        if self.conversation.mode == "raw":
+        path = self.conversation.path()
+        if not path or path[-1].role != "assistant":
+            self._view.say("There is no reply to continue.")
+        elif self.conversation.mode == "raw":
             self._ask(path[-1].id)
         else:
             self._ask(path[-1].parent, continues=path[-1].id)
@@ -236,6 +249,7 @@ class Chat:
         continues: str = "",
         params: SamplingParams | None = None,
         after: Future[Any] | None = None,
+        said: str = "",
     ) -> None:
         """Ask for a reply below `parent`, once `after` is on disk and a checkpoint is there."""
         self.reply = RunningReply(
@@ -244,6 +258,7 @@ class Chat:
             parent=parent,
             params=params or self.params,
             continues=continues,
+            said=said,
         )
         self.last = None
         reply = self.reply
@@ -346,12 +361,12 @@ class Chat:
                 self._on_reply(self.reply, event)
 
     def _on_loaded(self, event: ev.Loaded) -> None:
-        self._loads_due -= 1
+        self._loads_due = max(0, self._loads_due - 1)
         self.loaded, self.last = event, None
         if self._loads_due <= 0:
             self.loading = None
-        if not len(self.conversation) and not self._mode_chosen:
-            self.conversation.mode = event.info.mode
+        if not len(self.conversation):
+            self.conversation.mode = self._mode or event.info.mode
             self._view.conversation_changed()
         for warning in event.info.warnings:
             self._view.say(warning)
@@ -360,7 +375,7 @@ class Chat:
         self._request()
 
     def _on_load_failed(self, event: ev.LoadFailed) -> None:
-        self._loads_due -= 1
+        self._loads_due = max(0, self._loads_due - 1)
         if self._loads_due > 0:
             return  # a newer one is on its way
         self.loading = None
@@ -398,7 +413,8 @@ class Chat:
         reply.prompt_tokens = len(event.prompt_ids)
         if reply.continues:
             reply.message_id = reply.continues
-            reply.before = reply.conversation[reply.continues].text
+            message = reply.conversation[reply.continues]
+            reply.before, reply.first = message.text, message.receipt
             self._keeper.reopen_reply(reply.message_id)
         else:
             receipt = self._receipt(reply, None)
@@ -471,6 +487,12 @@ class Chat:
         if reply.message_id:
             self._keep(reply, self._receipt(reply, reply.failed(self.lane)))
             self._changed(reply, reply.conversation[reply.message_id])
+        elif reply.said and self._on_screen(reply) and reply.parent is not None:
+            # It never began: the prompt goes back to where it was written, to be changed there.
+            self.conversation.leaf = self.conversation[reply.parent].parent
+            self._save_meta()
+            self._view.conversation_changed()
+            self._view.give_back(reply.said)
         self._view.say(str(event.error), error=True)
 
     def _on_screen(self, reply: RunningReply) -> bool:

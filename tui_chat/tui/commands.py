@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from tui_chat.errors import UsageError
-from tui_chat.sampling import KNOBS, SamplingParams
+from tui_chat.sampling import KNOBS, Knob, SamplingParams, knob
 from tui_chat.tui.actions import ACTIONS, BY_SLASH, Action, key_name
 
 
@@ -70,22 +71,43 @@ def suggestions(text: str) -> list[Action]:
 def turned(
     params: SamplingParams, argument: str, presets: Mapping[str, SamplingParams]
 ) -> SamplingParams:
-    """The knobs after "/set KNOB VALUE" or "/set preset NAME". Raises UsageError."""
-    name, _, value = argument.partition(" ")
-    name, value = name.replace("-", "_"), value.strip()
+    """The knobs after "/set KNOB VALUE" or "/set preset NAME". Raises UsageError.
+
+    A knob may be called as the panel labels it; "off" is its neutral value.
+    """
+    said = argument.replace("=", " ").strip()
+    names = {"preset": "preset"}
+    for row in KNOBS:
+        names |= {row.name: row.name, row.label.strip(): row.name, row.label.strip("- "): row.name}
+    # The longest name first: "max new 20" is the knob "max new" and the value 20.
+    for name in sorted(names, key=len, reverse=True):
+        if re.match(rf"{_spoken(name)}(\s|$)", _spoken(said)):
+            break
+    else:
+        known = ", ".join(row.name for row in KNOBS)
+        raise UsageError("which knob?", f"{said!r} begins with none", f"There are {known}, preset")
+    value, name = said[len(name) :].strip(), names[name]
     if name == "preset":
         if value not in presets:
             raise UsageError(f"there is no preset {value!r}", "", f"There are {', '.join(presets)}")
         return presets[value]
-    kind = next((knob.kind for knob in KNOBS if knob.name == name), "float")
-    typed: object
-    if kind == "texts":
-        typed = tuple(text.replace("\\n", "\n") for text in value.split())
-    elif kind == "seed" and value in ("", "random"):
-        typed = None
-    else:
-        try:
-            typed = float(value) if kind == "float" else int(value)
-        except ValueError:
-            raise UsageError(f"{name or 'a knob'} takes a number, not {value!r}") from None
-    return params.with_(**{name: typed})
+    return params.with_(**{name: _value(knob(name), value)})
+
+
+def _spoken(text: str) -> str:
+    """Case, dashes and underscores aside."""
+    return re.sub(r"[-_]", " ", text.casefold())
+
+
+def _value(row: Knob, typed: str) -> object:
+    if typed in ("off", "none", "neutral", "random"):
+        if row.kind == "seed":
+            return None
+        if row.neutral is not None and typed != "random":
+            return row.neutral
+    if row.kind == "texts":
+        return tuple(text.replace("\\n", "\n") for text in typed.split())
+    try:
+        return float(typed) if row.kind == "float" else int(typed)
+    except ValueError:
+        raise UsageError(f"{row.name} takes a number", f"{typed!r} is none") from None

@@ -108,7 +108,7 @@ def ended(finished: ev.Finished) -> str:
         own = finished.detail.startswith("token ")
         why = "the model stopped" if own else f"stopped at {finished.detail!r}"
     parts = [why, f"{stats.new_tokens} tok"]
-    if stats.decode_seconds > 0:
+    if stats.decode_seconds > 0 and stats.new_tokens > 1:
         parts.append(f"{stats.tokens_per_second:.0f} tok/s")
     parts.append(f"prompt {stats.prompt_tokens}, {stats.reused_tokens} reused")
     parts.append(f"first {stats.prefill_seconds:.2f} s")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tui_chat.conversation import Conversation, Receipt, Turn
 from tui_chat.engine import events as ev
@@ -17,12 +17,14 @@ class RunningReply:
 
     request_id: str
     conversation: Conversation  # its own: another one may be on screen before it ends
-    parent: str | None
+    parent: str | None  # the message it answers
     params: SamplingParams
     continues: str = ""  # the message that is gone on with, "" for a new one
     turn_ids: tuple[str, ...] = ()  # message of each turn of the prompt, "" for the system prompt
     message_id: str = ""  # "" until the worker has started it
     before: str = ""  # text the message had when it was gone on with
+    first: Receipt | None = None  # and its receipt
+    said: str = ""  # the prompt, when it was given with this reply
     text: list[str] = field(default_factory=list)
     tokens: int = 0
     seed: int = 0
@@ -104,7 +106,9 @@ class RunningReply:
         """What made the reply; `ended` None while it is being made."""
         info, raw = loaded.info, self.conversation.mode == "raw"
         stats = ended.stats if ended else None
-        return Receipt(
+        if self.first is not None and ended is not None and not ended.text:
+            return replace(self.first, stop_reason=ended.reason)  # nothing was added
+        receipt = Receipt(
             checkpoint=info.label,
             path=info.path,
             fingerprint=info.fingerprint,
@@ -123,3 +127,31 @@ class RunningReply:
             decode_seconds=stats.decode_seconds if stats else 0.0,
             stop_reason=ended.reason if ended else None,
         )
+        return receipt if self.first is None else _joined(self.first, receipt)
+
+
+def _joined(first: Receipt, more: Receipt) -> Receipt:
+    """The receipt of a reply that was gone on with: the seed it began with, and at which token it
+    went on with which seed, checkpoint and knobs.
+    """
+    at = first.new_tokens
+    turned = {k: v for k, v in more.sampling.items() if first.sampling.get(k) != v}
+    went_on = {**turned, "seed": more.seed}
+    if more.fingerprint != first.fingerprint:
+        went_on["checkpoint"] = more.checkpoint
+    return replace(
+        more,
+        checkpoint=first.checkpoint,
+        path=first.path,
+        fingerprint=first.fingerprint,
+        step=first.step,
+        seed=first.seed,
+        sampling=first.sampling,
+        sampling_changes=(
+            *first.sampling_changes,
+            (at, went_on),
+            *((at + token, knobs) for token, knobs in more.sampling_changes),
+        ),
+        new_tokens=at + more.new_tokens,
+        decode_seconds=first.decode_seconds + more.decode_seconds,
+    )

@@ -48,6 +48,13 @@ STATUS_EVERY = 0.1
 COUNT_AFTER = 0.15
 
 
+HINTS = [(short_key(a.keys[0]), a.footer) for a in ACTIONS if a.footer and a.keys]
+BROWSING = [
+    ("j k", "move"), ("r", "retry"), ("y", "copy"), ("[ ]", "versions"), (".", "continue"),
+    ("Esc", "to the prompt"), ("F1", "help"),
+]  # fmt: skip
+
+
 class Services(Protocol):
     """What the screen needs of the program around it."""
 
@@ -90,7 +97,7 @@ class ChatScreen(Screen[None]):
         Binding("ctrl+home", "scroll_edge(0)", show=False, priority=True),
         Binding("ctrl+end", "scroll_edge(1)", show=False, priority=True),
         # Single letters reach the screen only while the transcript has the focus.
-        Binding("r", "retry", show=False),
+        Binding("r", "retry_message", show=False),
         Binding("y,c", "copy_message", show=False),
         Binding("full_stop", "continue_reply", show=False),
         Binding("left_square_bracket,left", "version(-1)", show=False),
@@ -110,8 +117,9 @@ class ChatScreen(Screen[None]):
     ChatScreen.-narrow #body { layout: vertical; }
     ChatScreen.-narrow SamplingPanel { width: 1fr; height: auto; max-height: 13; }
     ChatScreen #suggest {
-        display: none; height: auto; max-height: 3; padding: 0 2; color: $chat-muted;
+        display: none; height: auto; max-height: 5; padding: 0 2; color: $chat-muted;
     }
+    ChatScreen ToastRack { dock: top; align-vertical: top; margin: 1 0; }
     ChatScreen.-narrow Prompt { max-height: 7; }
     """
 
@@ -154,9 +162,7 @@ class ChatScreen(Screen[None]):
         yield Static("", id="suggest", markup=False)
         yield StatusBar(id="status")
         yield Prompt(id="prompt")
-        yield HintBar(
-            [(short_key(a.keys[0]), a.footer) for a in ACTIONS if a.footer and a.keys], id="hints"
-        )
+        yield HintBar(HINTS, id="hints")
 
     def on_mount(self) -> None:
         self.prompt.set_history(self._services.prompt_history())
@@ -230,12 +236,17 @@ class ChatScreen(Screen[None]):
                 message.id, header=block.header, detail=block.detail, text=block.text
             )
 
+    def give_back(self, text: str) -> None:
+        self.prompt.give_back(text)
+
     def say(self, text: str, *, error: bool = False) -> None:
+        text = text[:1].upper() + text[1:] if text[:1].isalpha() else text
         if error:
             self._error = text
             self.transcript.append_block(Block(id=new_id(), kind="error", text=text))
         else:
-            self.notify(text, markup=False, timeout=6)
+            self.app.clear_notifications()  # the newest sentence is enough
+            self.notify(text, markup=False, timeout=5)
 
     def _show_rail(self) -> None:
         if self.has_class("-huge"):
@@ -264,6 +275,8 @@ class ChatScreen(Screen[None]):
             )
         )
         count = f"{self._draft_tokens} tok · " if self.prompt.text and self.chat.loaded else ""
+        browsing = self.transcript.has_focus
+        self.query_one("#hints", HintBar).show(BROWSING if browsing else HINTS)
         self.prompt.hint(
             self._placeholder(),
             count + ("Esc stops" if self.chat.reply else "Enter sends · ^J new line"),
@@ -279,7 +292,9 @@ class ChatScreen(Screen[None]):
             at = chat.conversation.leaf
         if at is None or at not in chat.conversation:
             return ""
-        return receipt_line(chat.conversation[at].receipt)
+        versions = chat.conversation.siblings(at)
+        place = f"‹{versions.index(at) + 1}/{len(versions)}› " if len(versions) > 1 else ""
+        return place + receipt_line(chat.conversation[at].receipt)
 
     def _placeholder(self) -> str:
         if self.chat.conversation.mode == "chat":
@@ -293,14 +308,19 @@ class ChatScreen(Screen[None]):
     def on_prompt_sent(self, event: Prompt.Sent) -> None:
         event.stop()
         command = parse_slash(event.text)
-        if command is not None:
+        if command == ("", ""):
+            self.action_palette()
+        elif command is not None:
             self._run_slash(*command)
-            return
-        text = event.text[1:] if event.text.startswith("//") else event.text
+        else:
+            self._say(event.text)
+
+    def _say(self, typed: str) -> None:
+        text = typed[1:] if typed.startswith("//") else typed
         if self.chat.conversation.mode == "chat" and not (text := text.strip("\n")).strip():
             return
         if not self.chat.submit(text):
-            self.prompt.give_back(event.text)
+            self.prompt.give_back(typed)
             return
         if text:
             self._services.remember(chat=self.chat.conversation.id)
@@ -313,7 +333,7 @@ class ChatScreen(Screen[None]):
         box = self.query_one("#suggest", Static)
         box.display = bool(found)
         if found:
-            box.update(Content("   ".join(f"/{a.slash} {a.argument}".strip() for a in found[:12])))
+            box.update(Content("  ".join(f"/{a.slash}" for a in found)))
         if self._counting:
             self._counting.stop()
         if event.text:
@@ -358,11 +378,12 @@ class ChatScreen(Screen[None]):
                 f"There is no command /{name}. To say a text that begins so, double the stroke: //"
             )
             return
+        if argument and not action.argument:
+            self.prompt.give_back(f"/{name} {argument}")
+            self.say(f"/{name} takes nothing after it.")
+            return
         method = getattr(self, f"action_{action.id}")
-        if action.argument:
-            method(argument)
-        else:
-            method()
+        method(argument.strip("'\"")) if action.argument else method()
 
     def action_open_checkpoint(self, path: str = "") -> None:
         if path:
@@ -407,11 +428,17 @@ class ChatScreen(Screen[None]):
     def action_retry(self) -> None:
         self.chat.retry()
 
+    def action_retry_message(self) -> None:
+        """Retry the reply under the block cursor."""
+        block = self.transcript.cursor
+        known = block is not None and block in self.chat.conversation
+        self.chat.retry(block if known else None)
+
     def action_continue_reply(self) -> None:
         self.chat.continue_reply()
 
     def action_new_chat(self) -> None:
-        self.chat.new(self.chat.conversation.mode if len(self.chat.conversation) else None)
+        self.chat.new()
         self.prompt.focus()
 
     def action_toggle_mode(self, argument: str = "") -> None:
@@ -425,10 +452,8 @@ class ChatScreen(Screen[None]):
         if mode == now:
             return
         if len(self.chat.conversation):
-            self.chat.new(mode)
             self.say(f"A new {mode} conversation; the other one is kept (Ctrl+F).")
-        else:
-            self.chat.set_mode(mode)
+        self.chat.set_mode(mode)
 
     def action_chats(self) -> None:
         def chosen(chat_id: str | None) -> None:

@@ -24,6 +24,7 @@ class LineDialog(ModalScreen[str | None]):
     LineDialog > Vertical {
         width: 72; max-width: 96%; height: auto; padding: 1 2;
         background: $surface; border: round $primary; border-title-color: $primary;
+        border-subtitle-color: $chat-muted;
     }
     LineDialog Static { color: $chat-muted; height: auto; }
     LineDialog Input { margin-top: 1; }
@@ -38,6 +39,7 @@ class LineDialog(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical() as box:
             box.border_title = Content(self._title)
+            box.border_subtitle = Content("Enter keeps it · Esc leaves it")
             if self._hint:
                 yield Static(Content(self._hint))
             yield Input(value=self._value, compact=True)

@@ -124,6 +124,9 @@ class RowList(ScrollView, can_focus=True):
             self.refresh()
             self._announce()
 
+    def on_resize(self) -> None:
+        self._show_cursor()
+
     # ---- keys and mouse
 
     def action_move(self, by: int) -> None:
