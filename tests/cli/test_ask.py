@@ -23,7 +23,8 @@ def test_stdout_carries_the_reply_and_nothing_else(run: Run) -> None:
     checkpoint = tui_chat.open(CHAT)
     ids = checkpoint.prompt_ids([{"role": "user", "content": "hi"}])
     steps = checkpoint.generate(ids, temperature=0.0, max_new_tokens=8)
-    assert done.out == "".join(step.text for step in steps) != ""
+    text = "".join(step.text for step in steps)
+    assert text and done.out == text + "\n"
 
 
 def test_the_json_says_how_the_reply_was_made(run: Run) -> None:
@@ -47,13 +48,23 @@ def test_the_same_seed_gives_the_same_reply_and_samples_differ_by_seed(run: Run)
     found = run(*arguments, "-n", "3", "--seed", "5", "--json").json["samples"]
     assert [sample["seed"] for sample in found] == [5, 6, 7]
     assert len({sample["text"] for sample in found}) == 3
-    assert run(*arguments, "--seed", "6").out == found[1]["text"]
+    assert run(*arguments, "--seed", "6").out == found[1]["text"] + "\n"
     both = run(*arguments, "--seed", "5", "-n", "2").out
-    assert both == found[0]["text"] + SEPARATOR + found[1]["text"]
+    assert both == found[0]["text"] + SEPARATOR + found[1]["text"] + "\n"
+
+
+def test_a_text_that_ends_its_last_line_itself_gets_no_second_break(run: Run) -> None:
+    arguments = ("ask", BASE, "ROMEO:", "--raw", "--seed", "3", "--temperature", "0.8")
+    whole = run(*arguments, "--max-new-tokens", "100", "--json").json["samples"][0]
+    checkpoint = tui_chat.open(BASE)
+    cut = next(n for n in range(1, 100) if checkpoint.decode(whole["ids"][:n]).endswith("\n"))
+    assert run(*arguments, "--max-new-tokens", str(cut)).out == checkpoint.decode(
+        whole["ids"][:cut]
+    )
 
 
 def test_a_stop_text_ends_the_reply_and_is_not_shown(run: Run) -> None:
-    whole = run("ask", BASE, "The", *SHORT).out
+    whole = run("ask", BASE, "The", *SHORT, "--json").json["samples"][0]["text"]
     stop = whole[3:5]
     found = run("ask", BASE, "The", *SHORT, "--stop", stop, "--stop", "\\n\\n", "--json").json
     assert found["samples"][0]["text"] == whole[: whole.index(stop)]
@@ -75,6 +86,30 @@ def test_the_prompt_comes_from_standard_input_when_none_is_given(run: Run) -> No
         run("ask", CHAT, "-", *SHORT, "--json", stdin=b"hi").json["prompt_ids"]
         == given["prompt_ids"]
     )
+
+
+@pytest.mark.parametrize("command", ["ask", "next"])
+def test_a_chat_needs_a_message_where_a_text_may_start_from_nothing(run: Run, command: str) -> None:
+    for empty in (
+        run(command, CHAT, ""),
+        run(command, CHAT, " \n"),
+        run(command, CHAT, stdin=b"\n"),
+    ):
+        assert (empty.status, empty.out) == (2, "")
+        assert empty.err == (
+            "tui-chat: the prompt is empty. Give a message, or --raw to start from nothing.\n"
+        )
+    assert run("ask", BASE, "", *SHORT).status == run("ask", CHAT, "", "--raw", *SHORT).status == 0
+
+
+def test_a_chat_without_a_template_is_remarked(run: Run) -> None:
+    done = run("ask", BASE, "hi", "--chat", *SHORT)
+    assert done.status == 0
+    assert done.err == (
+        "tui-chat: demo-base/585 has no chat template: "
+        'turns are written as plain "User:" and "Assistant:"\n'
+    )
+    assert run("ask", BASE, "hi", "--template", "plain", *SHORT).err == ""
 
 
 def test_a_raw_text_from_standard_input_keeps_its_line_break(run: Run) -> None:

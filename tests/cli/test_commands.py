@@ -1,20 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import tui_chat
-from tui_chat.cli import options
 from tui_chat.cli.inspect import bytes_in_words, count
 from tui_chat.cli.output import table
 from tui_chat.conversation import Conversation, Receipt
-from tui_chat.sampling import KNOBS
 from tui_chat.sessions.records import ChatMeta
 from tui_chat.sessions.store import Store
 from tui_chat.settings import Paths
@@ -109,9 +110,35 @@ def test_list_shows_runs_and_what_cannot_be_read(run: Run, tmp_path: Path) -> No
     (broken,) = [one for one in found if one["path"] == str(tmp_path)]
     assert broken["checkpoints"][0]["error"]
     text = run("list", str(CHECKPOINTS), str(tmp_path)).out
-    assert "demo-base" in text and "cannot be read" in text
+    assert "demo-base" in text and f"  broken.pt: {broken['checkpoints'][0]['error']}\n" in text
     (tmp_path / "empty").mkdir()
     assert run("list", str(tmp_path / "empty")).out == "No checkpoints here.\n"
+
+
+def test_a_long_reason_stands_below_the_table_and_leaves_its_columns_alone(
+    run: Run, tmp_path: Path
+) -> None:
+    before = run("list", BASE).out.splitlines()[1:]
+    copied = tmp_path / "run"
+    shutil.copytree(BASE, copied)
+    (copied / "tokens.pt").write_bytes(zipped({"archive/data.pkl": b"\x80\x02}q\x00."}))
+    (copied / "a\nb.pt").write_bytes(b"")
+    lines = run("list", str(copied)).out.splitlines()[1:]
+    table, below = lines[: len(before)], lines[len(before) :]
+    assert [line.split() for line in table] == [line.split() for line in before]
+    assert max(map(len, table)) == max(map(len, before)) < 120
+    assert below[0] == "  a b.pt: it is empty"
+    assert below[1].startswith("  tokens.pt: it holds no weights, only ")
+    assert len(below) == 2
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """An archive as torch writes it: nothing is compressed."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
 
 
 def test_paths_follow_the_environment(run: Run, home: Path) -> None:
@@ -212,18 +239,6 @@ def test_check_names_a_text_that_changed_on_the_disk(run: Run, chats: list[Conve
 # ---- the whole
 
 
-@pytest.mark.parametrize("command", ["", *options.COMMANDS])
-def test_every_command_has_its_help(run: Run, command: str) -> None:
-    done = run(*filter(None, [command]), "--help")
-    assert done.status == 0 and done.err == "" and done.out.startswith("usage: tui-chat")
-    if command == "":
-        for name in options.COMMANDS:
-            assert f"\n  {name} " in done.out
-    if command in ("ask", "next"):
-        for row in KNOBS:
-            assert f"--{row.name.replace('_', '-')} " in done.out
-
-
 def test_the_version(run: Run) -> None:
     assert run("--version").out == f"tui-chat {tui_chat.__version__}\n"
 
@@ -232,6 +247,23 @@ def test_without_a_terminal_the_app_does_not_start(run: Run) -> None:
     done = run(stdin=b"")
     assert (done.status, done.out) == (2, "")
     assert "terminal" in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["bogus", "no/such/run", "a\x1b[31m\nb", "x" * 5000, "\0", ""])
+def test_a_first_word_that_is_neither_command_nor_path_is_said_to_be_neither(
+    run: Run, name: str
+) -> None:
+    done = run(name, stdin=b"")
+    assert (done.status, done.out) == (3, "")
+    assert done.err.startswith("tui-chat: there is no such file, directory or command: ")
+    assert "`tui-chat --help`" in done.err and done.err.count("\n") == 1
+    assert "\x1b" not in done.err and len(done.err) < 400
+
+
+def test_on_a_terminal_the_app_does_not_start_for_a_mistyped_command() -> None:
+    seen = on_a_terminal("lst")
+    assert b"there is no such file, directory or command: lst" in seen
+    assert b"\x1b" not in seen
 
 
 def test_a_path_called_like_a_command_is_opened(

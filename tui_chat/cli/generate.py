@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tui_chat.cli import options
 from tui_chat.cli.main import STOPPED
-from tui_chat.cli.output import Progress, Stream, remark, write, write_json
+from tui_chat.cli.output import Progress, Stream, remark, write_json
 from tui_chat.conversation import Mode, Turn
 from tui_chat.engine.events import (
     Event,
@@ -44,15 +44,20 @@ def ask(arguments: argparse.Namespace) -> int:
     checkpoint = open_quietly(arguments)
     with stopping() as stopped:
         samples: list[Sample] = []
+        stream = None if arguments.json else Stream()
         seed = random_seed() if params.seed is None else params.seed
-        for number in range(arguments.n):
-            if number and not arguments.json:
-                write(SEPARATOR)
-            sample = Sample(checkpoint, prompt, arguments.json)
-            sample.make(params.with_(seed=(seed + number) % (MAX_SEED + 1)), stopped)
-            samples.append(sample)
-            if stopped():
-                break
+        try:
+            for number in range(arguments.n):
+                if number and stream is not None:
+                    stream(SEPARATOR)
+                sample = Sample(checkpoint, prompt, stream)
+                sample.make(params.with_(seed=(seed + number) % (MAX_SEED + 1)), stopped)
+                samples.append(sample)
+                if stopped():
+                    break
+        finally:
+            if stream is not None and (samples or stream.begun):
+                stream.end()
         if arguments.json:
             write_json(_report(checkpoint, prompt, params, samples, arguments.logprobs))
         return STOPPED if stopped() else 0
@@ -79,15 +84,15 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
 
 class Sample:
-    """One reply, written while it is made unless a JSON report follows."""
+    """One reply, written to `stream` while it is made; None where a JSON report follows."""
 
-    def __init__(self, checkpoint: Checkpoint, prompt: Prompt, quiet: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, prompt: Prompt, stream: Stream | None) -> None:
         self.checkpoint = checkpoint
         self.prompt = prompt
         self.steps: list[Step] = []
         self.started: Started | None = None
         self.finished: Finished | None = None
-        self._stream = None if quiet else Stream()
+        self._stream = stream
 
     def make(self, params: SamplingParams, stopped: Callable[[], bool]) -> None:
         with Progress() as progress:
@@ -108,13 +113,9 @@ class Sample:
                     case WindowMoved():
                         remark(f"the context is full: {event.dropped_tokens} tokens were left out")
 
-            try:
-                self.finished = self.checkpoint.reply(
-                    self.prompt, params, on_event=on_event, cancelled=stopped
-                )
-            finally:
-                if self._stream is not None:
-                    self._stream.end()
+            self.finished = self.checkpoint.reply(
+                self.prompt, params, on_event=on_event, cancelled=stopped
+            )
 
     def as_dict(self, logprobs: int | None) -> dict[str, object]:
         assert self.started is not None and self.finished is not None
@@ -213,8 +214,17 @@ def read_prompt(arguments: argparse.Namespace) -> Prompt:
     text = read_text(arguments.prompt)
     if mode == "raw":
         return Prompt(mode="raw", text=text)
+    if not text.strip():
+        raise UsageError(
+            "the prompt is empty", "", "Give a message, or --raw to start from nothing"
+        )
     if arguments.prompt in (None, "-"):
         text = text.removesuffix("\n")  # of `echo`; a raw text may mean it
+    if not info.template.name:
+        remark(
+            f"tui-chat: {info.label} has no chat template: "
+            'turns are written as plain "User:" and "Assistant:"'
+        )
     system = (Turn("system", arguments.system),) if arguments.system else ()
     return Prompt(mode="chat", turns=(*system, Turn("user", text)))
 

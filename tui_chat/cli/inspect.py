@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
 from tui_chat.cli import options
 from tui_chat.cli.output import table, write_json, write_line
+from tui_chat.display import one_line
 from tui_chat.model.spec import ModelSpec
 from tui_chat.settings import Paths, bundled, load
 
@@ -112,20 +113,24 @@ def usual_places() -> list[str]:
 
 
 def _block(run: Run) -> str:
-    rows = [
-        ["" if e.step is None else f"{e.step:,}", *_about(e), e.path.removeprefix(run.path + "/")]
-        for e in run.checkpoints
-    ]
-    head = ("  step", "loss", "parameters", "type", "size", "saved", "file")
-    return f"{run.name}  ({run.path})\n" + table(
-        [["  " + row[0], *row[1:]] for row in rows], head=head, right=(0, 2, 4)
-    )
+    """A run, its readable checkpoints as a table, and below it why others cannot be read."""
+    lines = [f"{run.name}  ({run.path})"]
+    rows = [[*_about(e), _file(run, e)] for e in run.checkpoints if not e.error]
+    if rows:
+        head = ("step", "loss", "parameters", "type", "size", "saved", "file")
+        drawn = table(rows, head=head, right=(0, 2, 4))
+        lines += [f"  {line}" for line in drawn.split("\n")]
+    lines += [f"  {_file(run, e)}: {one_line(e.error)}" for e in run.checkpoints if e.error]
+    return "\n".join(lines)
+
+
+def _file(run: Run, entry: CatalogEntry) -> str:
+    return one_line(entry.path.removeprefix(run.path + "/"))
 
 
 def _about(entry: CatalogEntry) -> list[str]:
-    if entry.error:
-        return [f"cannot be read: {entry.error}", "", "", bytes_in_words(entry.size), ""]
     return [
+        "" if entry.step is None else f"{entry.step:,}",
         losses_in_words(entry.losses),
         count(entry.parameters),
         entry.dtype,

@@ -5,16 +5,19 @@ Loads neither torch nor textual; each command imports what it needs when it runs
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from tui_chat.cli import options
+from tui_chat.display import one_line
 from tui_chat.engine.events import LoadOptions
-from tui_chat.errors import TuiChatError, UsageError
+from tui_chat.errors import CheckpointError, TuiChatError, UsageError
 
 STOPPED = 4  # exit status when ended before the end
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +57,24 @@ def _run(arguments: list[str]) -> int:
 
         print(f"tui-chat {__version__}")
         return 0
-    return _app(parsed.paths, options.load_options(parsed))
+    load = options.load_options(parsed)
+    for path in parsed.paths:
+        _must_exist(path)
+    return _app(parsed.paths, load)
+
+
+def _must_exist(path: str) -> None:
+    """Raises CheckpointError for a path where nothing is: most often a command's name mistyped."""
+    try:
+        os.stat(os.path.expanduser(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in _NOTHING_THERE:
+            return  # something is there, and whoever opens it says what stands in the way
+        raise CheckpointError(
+            "there is no such file, directory or command",
+            one_line(path, 200) or "the path is empty",
+            "`tui-chat --help` lists the commands",
+        ) from None
 
 
 def _command(command: str, words: list[str]) -> int:

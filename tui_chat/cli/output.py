@@ -62,10 +62,15 @@ class Stream:
         else:
             _to_terminal(sys.stdout, self._cleaner.feed(piece))
 
+    @property
+    def begun(self) -> bool:
+        return bool(self._last)
+
     def end(self) -> None:
-        """On a terminal the shell's prompt begins a line of its own."""
-        if self._cleaner is not None and self._last != "\n":
-            _to_terminal(sys.stdout, "\n")
+        """End the last line, so that what follows (a shell's prompt, another reply) begins its
+        own."""
+        if self._last != "\n":
+            self("\n")
 
 
 class Progress:
