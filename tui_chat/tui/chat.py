@@ -400,6 +400,7 @@ class Chat:
             case ev.PrefillProgress():
                 reply.prefill = (event.done, event.total)
             case ev.WindowMoved():
+                reply.left_out = event.dropped_tokens - reply.dropped
                 self._move_window(reply, event.first_turn, event.first_char)
             case ev.Stepped():
                 self._on_stepped(reply, event)
@@ -411,6 +412,7 @@ class Chat:
     def _on_started(self, reply: RunningReply, event: ev.Started) -> None:
         reply.seed, reply.reused = event.seed, event.reused_tokens
         reply.prompt_tokens = len(event.prompt_ids)
+        reply.dropped = event.dropped_tokens
         if reply.continues:
             reply.message_id = reply.continues
             message = reply.conversation[reply.continues]
@@ -447,7 +449,7 @@ class Chat:
         reply.tokens += len(event.steps)
         reply.text.append(event.text)
         if self._on_screen(reply):
-            self.context_used = reply.prompt_tokens + reply.tokens
+            self.context_used = reply.context_used
         if event.text and self._on_screen(reply):
             self._view.text_added(reply.message_id, event.text)
         if now - reply.saved_at >= SAVE_EVERY:
@@ -470,7 +472,7 @@ class Chat:
         self.reply = None
         if self._on_screen(reply):
             self.last = event
-            self.context_used = event.stats.prompt_tokens + event.stats.new_tokens
+            self.context_used = reply.context_used
         if not reply.message_id:
             return
         reply.text = [event.text]

@@ -57,13 +57,21 @@ def title(chat: Chat) -> Title:
     )
 
 
-def status(chat: Chat, *, unread: int = 0, error: str = "", receipt: str = "") -> Status:
-    """What happens now, the knobs in force, and how full the context is."""
+def status(
+    chat: Chat, *, said: str = "", unread: int = 0, error: str = "", receipt: str = ""
+) -> Status:
+    """What happens now, the knobs in force, and how full the context is. `said` is a sentence for a
+    moment, in place of what happens.
+    """
     activity, tone, progress = _activity(chat)
+    if said:
+        activity, tone, progress, receipt = said, "note", -1.0, ""
+    elif error:
+        activity, tone = error, "error"
     limit = chat.loaded.context_length if chat.loaded else 0
     return Status(
-        activity=one_line(error or activity, 400),
-        tone="error" if error else tone,
+        activity=one_line(activity, 400),
+        tone=tone,
         detail=f"↓ {unread} new lines (Ctrl+End)" if unread else one_line(receipt, 120),
         knobs=_knobs(chat.params),
         used=min(chat.context_used, limit),

@@ -30,6 +30,8 @@ class RunningReply:
     seed: int = 0
     reused: int = 0
     prompt_tokens: int = 0
+    dropped: int = 0  # tokens left out before it began
+    left_out: int = 0  # and since then, because the context filled up
     prefill: tuple[int, int] = (0, 0)
     changes: list[tuple[int, Mapping[str, object]]] = field(default_factory=list)
     first_at: float = 0.0
@@ -42,6 +44,11 @@ class RunningReply:
     def tokens_per_second(self) -> float:
         seconds = time.monotonic() - self.first_at
         return (self.tokens - 1) / seconds if self.first_at and self.tokens > 1 else 0.0
+
+    @property
+    def context_used(self) -> int:
+        """Tokens of the window."""
+        return self.prompt_tokens + self.tokens - self.left_out
 
     @property
     def whole_text(self) -> str:

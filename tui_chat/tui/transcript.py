@@ -25,11 +25,15 @@ def reason_words(reason: StopReason | None) -> str:
     return "interrupted" if reason is None else _REASONS[reason]
 
 
-def receipt_line(receipt: Receipt | None, *, running: bool = False) -> str:
-    """What made a reply: "demo-chat/2400 · seed 42 · 21 tok · stopped"."""
+def receipt_line(receipt: Receipt | None, *, running: bool = False, short: bool = False) -> str:
+    """What made a reply: "demo-chat/2400 · seed 42 · 21 tok · stopped"; `short` leaves out how it
+    went.
+    """
     if receipt is None:
         return ""
     parts = [receipt.checkpoint, f"seed {receipt.seed}"]
+    if short:
+        return " · ".join(part for part in parts if part)
     if receipt.new_tokens:
         parts.append(f"{receipt.new_tokens} tok")
     if receipt.sampling_changes:

@@ -7,6 +7,7 @@ controller says.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Protocol
 
@@ -46,6 +47,7 @@ from tui_chat.tui.widgets.status import HintBar, StatusBar, TitleBar
 # The status rows follow a running reply this often, in seconds.
 STATUS_EVERY = 0.1
 COUNT_AFTER = 0.15
+SAID_FOR = 5.0
 
 
 HINTS = [(short_key(a.keys[0]), a.footer) for a in ACTIONS if a.footer and a.keys]
@@ -149,6 +151,7 @@ class ChatScreen(Screen[None]):
         self._panel_open = panel_open
         self._sheet_open = False
         self._error = ""
+        self._said = ("", 0.0)  # a sentence, and until when it stands in the status row
         self._unread = 0
 
     # ---- layout
@@ -244,9 +247,12 @@ class ChatScreen(Screen[None]):
         if error:
             self._error = text
             self.transcript.append_block(Block(id=new_id(), kind="error", text=text))
+        elif len(text) <= self.size.width - 4:
+            self._said = (text, time.monotonic() + SAID_FOR)
+            self._tick()
         else:
             self.app.clear_notifications()  # the newest sentence is enough
-            self.notify(text, markup=False, timeout=5)
+            self.notify(text, markup=False, timeout=SAID_FOR)
 
     def _show_rail(self) -> None:
         if self.has_class("-huge"):
@@ -271,7 +277,11 @@ class ChatScreen(Screen[None]):
         self.query_one("#title", TitleBar).show(lines.title(self.chat))
         self.query_one("#status", StatusBar).show(
             lines.status(
-                self.chat, unread=self._unread, error=self._error, receipt=self._shown_receipt()
+                self.chat,
+                said=self._said[0] if time.monotonic() < self._said[1] else "",
+                unread=self._unread,
+                error=self._error,
+                receipt=self._shown_receipt(),
             )
         )
         count = f"{self._draft_tokens} tok · " if self.prompt.text and self.chat.loaded else ""
@@ -286,15 +296,16 @@ class ChatScreen(Screen[None]):
         """What made the reply under the block cursor; in raw mode, whose text has no headers, else
         the last one.
         """
-        chat = self.chat
-        at = self.transcript.cursor if self.transcript.has_focus else None
-        if at is None and chat.conversation.mode == "raw":
-            at = chat.conversation.leaf
-        if at is None or at not in chat.conversation:
+        conversation = self.chat.conversation
+        browsing = self.transcript.has_focus
+        at = self.transcript.cursor if browsing else None
+        if at is None and conversation.mode == "raw" and self.chat.reply is None:
+            at = conversation.leaf
+        if at is None or at not in conversation:
             return ""
-        versions = chat.conversation.siblings(at)
+        versions = conversation.siblings(at)
         place = f"‹{versions.index(at) + 1}/{len(versions)}› " if len(versions) > 1 else ""
-        return place + receipt_line(chat.conversation[at].receipt)
+        return place + receipt_line(conversation[at].receipt, short=not browsing)
 
     def _placeholder(self) -> str:
         if self.chat.conversation.mode == "chat":

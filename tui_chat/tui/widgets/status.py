@@ -14,9 +14,15 @@ from textual.widget import Widget
 
 from tui_chat.display import one_line
 
-Tone = Literal["idle", "busy", "done", "error"]
+Tone = Literal["idle", "busy", "done", "error", "note"]
 
-_TONES = {"idle": "$chat-muted", "busy": "$accent", "done": "$chat-muted", "error": "$chat-error"}
+_TONES = {
+    "idle": "$chat-muted",
+    "busy": "$accent",
+    "done": "$chat-muted",
+    "error": "$chat-error",
+    "note": "$accent",
+}
 
 
 @dataclass(frozen=True, slots=True)
