@@ -9,26 +9,27 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import Input, Static, TextArea
 
 
-class LineDialog(ModalScreen[str | None]):
-    """Asks for one line; Enter accepts it, Esc gives None."""
+class Entry(ModalScreen[str | None]):
+    """What the two dialogs that ask for text share: a titled box with a hint."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss(None)", "Cancel", show=False)
     ]
 
     DEFAULT_CSS = """
-    LineDialog { align: center middle; }
-    LineDialog > Vertical {
-        width: 72; max-width: 96%; height: auto; padding: 1 2;
+    Entry { align: center middle; }
+    Entry > Vertical {
         background: $surface; border: round $primary; border-title-color: $primary;
         border-subtitle-color: $chat-muted;
     }
-    LineDialog Static { color: $chat-muted; height: auto; }
-    LineDialog Input { margin-top: 1; }
+    Entry Static { color: $chat-muted; height: auto; }
     """
+
+    KEYS: ClassVar[str] = ""
 
     def __init__(self, title: str, value: str = "", hint: str = "") -> None:
         super().__init__()
@@ -39,52 +40,54 @@ class LineDialog(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical() as box:
             box.border_title = Content(self._title)
-            box.border_subtitle = Content("Enter keeps it · Esc leaves it")
+            box.border_subtitle = Content(self.KEYS)
             if self._hint:
                 yield Static(Content(self._hint))
-            yield Input(value=self._value, compact=True)
+            yield self.field()
+
+    def field(self) -> Widget:
+        """Where the answer is written."""
+        return Static("")
+
+
+class LineDialog(Entry):
+    """Asks for one line; Enter accepts it, Esc gives None."""
+
+    DEFAULT_CSS = """
+    LineDialog > Vertical { width: 72; max-width: 96%; height: auto; padding: 1 2; }
+    LineDialog Input { margin-top: 1; }
+    """
+
+    KEYS = "Enter keeps it · Esc leaves it"
+
+    def field(self) -> Widget:
+        return Input(value=self._value, compact=True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         self.dismiss(event.value)
 
 
-class TextDialog(ModalScreen[str | None]):
+class TextDialog(Entry):
     """Asks for a text of any length; Ctrl+S accepts it, Esc gives None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "Cancel", show=False),
         Binding("ctrl+s", "accept", "Save", show=False, priority=True),
     ]
 
     DEFAULT_CSS = """
-    TextDialog { align: center middle; }
     TextDialog > Vertical {
         width: 84; max-width: 98%; height: 16; max-height: 90%; padding: 0 1;
-        background: $surface; border: round $primary; border-title-color: $primary;
-        border-subtitle-color: $chat-muted;
     }
-    TextDialog Static { color: $chat-muted; height: auto; }
     TextDialog TextArea { height: 1fr; border: none; background: $surface; }
     """
 
-    def __init__(self, title: str, value: str = "", hint: str = "") -> None:
-        super().__init__()
-        self._title = title
-        self._value = value
-        self._hint = hint
+    KEYS = "Ctrl+S keeps it · Esc leaves it as it was"
 
-    def compose(self) -> ComposeResult:
-        with Vertical() as box:
-            box.border_title = Content(self._title)
-            box.border_subtitle = Content("Ctrl+S keeps it · Esc leaves it as it was")
-            if self._hint:
-                yield Static(Content(self._hint))
-            area = TextArea(
-                self._value, soft_wrap=True, tab_behavior="focus", show_line_numbers=False
-            )
-            area.cursor_blink = False
-            yield area
+    def field(self) -> Widget:
+        area = TextArea(self._value, soft_wrap=True, tab_behavior="focus", show_line_numbers=False)
+        area.cursor_blink = False
+        return area
 
     def on_mount(self) -> None:
         area = self.query_one(TextArea)
