@@ -105,7 +105,7 @@ def test_a_call_is_kept_as_a_record_and_not_made(protocol: int) -> None:
         (b"\x80\x06N.", "protocol 6"),
         (b".", "stack"),
         (b"u.", "group"),
-        (b")Na.", "appends to a tuple"),
+        (b")Na.", "appends to an empty tuple"),
         (b"}NNs0h\x07.", "not made"),
         (b"}]Ns.", "list as a key"),
         (b"}\x8a\x09" + (2**61 - 1).to_bytes(9, "little") + b"Ns.", "huge number as a key"),

@@ -303,8 +303,9 @@ def _safetensor(file: RegularFile, name: str, entry: object, begin: int) -> Tens
     return checked(dtype, shape, contiguous(shape), 0, storage)
 
 
-def parse_json(raw: bytes) -> object:
-    """JSON, or Damaged: also for what is nested too deeply, names a key twice, or is not UTF-8."""
+def parse_json(raw: bytes, what: str = "its header") -> object:
+    """JSON, or Damaged: also for what is nested too deeply, names a key twice, or is not UTF-8.
+    `what` is how the reason calls it."""
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -317,9 +318,9 @@ def parse_json(raw: bytes) -> object:
     except Damaged:
         raise
     except UnicodeDecodeError:
-        raise Damaged("its header is not UTF-8") from None
+        raise Damaged(f"{what} is not UTF-8") from None
     except RecursionError:
-        raise Damaged("its header is nested too deeply") from None
+        raise Damaged(f"{what} is nested too deeply") from None
     except ValueError as error:
-        raise Damaged(f"its header is not JSON ({str(error)[:80]})") from None
+        raise Damaged(f"{what} is not JSON ({str(error)[:80]})") from None
     return value

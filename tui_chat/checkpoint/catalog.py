@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from tui_chat.checkpoint.description import finish, run_name
-from tui_chat.checkpoint.files import RegularFile, shown_name, unopened
+from tui_chat.checkpoint.files import RegularFile, shown_name, shown_path, unopened
 from tui_chat.checkpoint.formats import FORMATS
 from tui_chat.checkpoint.hints import settings_file, template_hint, tokenizer_hint
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
-from tui_chat.checkpoint.plain import Opaque
+from tui_chat.checkpoint.plain import what
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
+from tui_chat.checkpoint.words import listed
 from tui_chat.errors import CheckpointError, TuiChatError
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
@@ -51,7 +52,8 @@ def describe(
     source = Source(full, config={**settings_file(config_file), **(config or {})})
     info = _described(source)
     if step is not None and info.step != step:
-        raise CheckpointError(f"{shown_name(full)} is not step {step}", f"it is step {info.step}")
+        found = "it does not say its step" if info.step is None else f"it is step {info.step}"
+        raise CheckpointError(f"{shown_path(full)} is not step {step}", found)
     hint = tokenizer_hint(tokenizer, info.tokenizer)
     if hint.kind == "none" and not hint.vocab_size:
         hint = replace(hint, vocab_size=info.spec.vocab_size)
@@ -81,7 +83,7 @@ def _described(source: Source) -> CheckpointInfo:
     try:
         found = best.describe(source)
     except CheckpointError as error:
-        name = shown_name(source.path)
+        name = shown_path(source.path)
         if name in error.title:
             raise
         found_text = f"{error.title}: {error.found}" if error.found else error.title
@@ -92,18 +94,17 @@ def _described(source: Source) -> CheckpointInfo:
 
 
 def _unknown(source: Source) -> CheckpointError:
-    supported = ", ".join(form.NAME for form in FORMATS)
+    supported = listed([form.NAME for form in FORMATS])
     names = [name for name, value in _walk(source.root, 3) if isinstance(value, TensorRef)]
     if names:
         found = f"its tensors are called {', '.join(name[:60] for name in names[:3])}"
         found += f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     else:
         root = source.archive.root
-        what = root.name[:60] if isinstance(root, Opaque) else type(root).__name__
         keys = ", ".join(repr(key)[:40] for key in list(source.root)[:5])
-        found = f"it holds no weights, only a {what}" + (f" with {keys}" if keys else "")
+        found = f"it holds no weights, only {what(root)}" + (f" with {keys}" if keys else "")
     return CheckpointError(
-        f"cannot open {shown_name(source.path)}", found, f"What can be opened: {supported}"
+        f"cannot open {shown_path(source.path)}", found, f"Checkpoints of {supported} can be opened"
     )
 
 
@@ -124,10 +125,10 @@ def _of_run(
     config_file: str,
 ) -> CheckpointInfo:
     """The step asked for, else the newest one that can be opened."""
-    name = shown_name(path)
+    name = shown_path(path)
     entries = _entries(path, _candidates(path))
     if not entries:
-        inside = [run.name for run in itertools.islice(scan([path]), 5)]
+        inside = [shown_path(run.path) for run in itertools.islice(scan([path]), 3)]
         raise CheckpointError(
             f"there is no checkpoint in {name}",
             f"no file in it ends in {', '.join(SUFFIXES)}",
@@ -137,6 +138,8 @@ def _of_run(
         chosen = [entry for entry in entries if entry.step == step]
         if not chosen:
             steps = [str(entry.step) for entry in entries if entry.step is not None]
+            if len(steps) > 12:
+                steps[6:-6] = ["…"]
             raise CheckpointError(
                 f"{name} has no step {step}", f"it has {', '.join(steps) or 'none'}"
             )

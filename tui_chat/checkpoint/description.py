@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from tui_chat.checkpoint.archive import Archive
-from tui_chat.checkpoint.files import RegularFile, Stamp, shown_name
+from tui_chat.checkpoint.files import RegularFile, Stamp, shown_name, shown_path
 from tui_chat.checkpoint.info import CheckpointInfo, TemplateHint, TokenizerHint
 from tui_chat.checkpoint.names import Recipe, Table, match
 from tui_chat.checkpoint.source import Source
@@ -59,7 +59,7 @@ def finish(source: Source, found: Description) -> CheckpointInfo:
         recipes = match(spec, found.tensors, found.names, found.ignored)
     except CheckpointError as error:
         raise CheckpointError(
-            f"cannot open {shown_name(source.path)} ({found.format})",
+            f"cannot open {shown_path(source.path)} ({found.format})",
             f"{error.title}: {error.found}" if error.found else error.title,
             error.remedy,
         ) from None
@@ -98,7 +98,7 @@ def run_name(path: str) -> str:
     return shown_name(os.path.dirname(path))
 
 
-_FIELDS = {f.name: f for f in fields(ModelSpec)}
+_SETTABLE = sorted({f.name for f in fields(ModelSpec)} - {"options", "rope_scaling", "family"})
 _COUNTS = ("vocab_size", "n_layer", "n_head", "n_embd", "context_length", "n_kv_head", "head_dim")
 
 
@@ -107,9 +107,9 @@ def build_spec(known: Mapping[str, object], overrides: Mapping[str, object]) -> 
     CheckpointError, UsageError."""
     values = dict(known)
     for name, value in overrides.items():
-        if name not in _FIELDS or name in ("options", "rope_scaling", "family"):
+        if name not in _SETTABLE:
             raise UsageError(
-                f"there is no model setting {name!r}", "", f"There are {', '.join(sorted(_FIELDS))}"
+                f"there is no model setting {name[:80]!r}", "", f"There are {', '.join(_SETTABLE)}"
             )
         values[name] = value
     for name in _COUNTS[:5]:
@@ -129,7 +129,7 @@ def _whole(name: str, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise CheckpointError(
-        "the model's settings cannot be", f"{name} is {str(value)[:40]}, not a number"
+        "the model's settings cannot be used", f"{name} is {str(value)[:40]}, not a number"
     )
 
 

@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from types import TracebackType
 
+from tui_chat.display import visible
 from tui_chat.errors import CheckpointError
 
 
@@ -40,6 +41,25 @@ def shown_name(path: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+MAX_SHOWN = 200  # characters of a path in a message
+
+
+def shown_path(path: str) -> str:
+    """A path as a message names it: from the working directory where it lies below it, else in
+    full. Safe to draw, on one line, and cut in its middle where it is very long."""
+    full = os.path.abspath(path)
+    try:
+        here = os.path.join(os.getcwd(), "")
+    except OSError:  # the working directory was removed
+        here = ""
+    if here and full.startswith(here):
+        full = full[len(here) :]
+    text = visible(full).replace("\n", "␊").replace("\t", "␉")
+    if len(text) <= MAX_SHOWN:
+        return text
+    return f"{text[: MAX_SHOWN // 3]}…{text[-(MAX_SHOWN - MAX_SHOWN // 3 - 1) :]}"
+
+
 class RegularFile:
     """One regular file, open for reading. A context manager; not for several threads."""
 
@@ -57,7 +77,7 @@ class RegularFile:
             if not stat.S_ISREG(status.st_mode):
                 kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
                 raise CheckpointError(
-                    f"cannot open {shown_name(path)}", f"it is {kind}, not a file"
+                    f"cannot open {shown_path(path)}", f"it is {kind}, not a file"
                 )
             self._raw = io.FileIO(descriptor, closefd=True)
         except BaseException:
@@ -107,16 +127,16 @@ class RegularFile:
 def unopened(path: str, error: OSError | ValueError) -> CheckpointError:
     """The error for people when the system refuses `path`."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return CheckpointError(f"cannot open {shown_name(path)}", reason[:1].lower() + reason[1:])
+    return CheckpointError(f"cannot open {shown_path(path)}", reason[:1].lower() + reason[1:])
 
 
 def refused(path: str, error: Damaged) -> CheckpointError:
     """The error for people when a reader found `path` damaged or unreadable."""
-    return CheckpointError(f"cannot open {shown_name(path)}", str(error))
+    return CheckpointError(f"cannot open {shown_path(path)}", str(error))
 
 
 def being_written(path: str) -> CheckpointError:
     """The error for people when a file changes while it is read, as when a training run saves."""
     return CheckpointError(
-        f"cannot open {shown_name(path)}", "it is being written", "Try again in a moment"
+        f"cannot open {shown_path(path)}", "it is being written", "Try again in a moment"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from tui_chat.checkpoint.files import shown_name
+from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import read_json, read_toml
@@ -28,7 +28,7 @@ def tokenizer_hint(said: str, hint: TokenizerHint) -> TokenizerHint:
             if os.path.isfile(os.path.join(path, name)):
                 return _by_file(os.path.join(path, name))
         raise CheckpointError(
-            f"there is no tokenizer in {shown_name(path)}",
+            f"there is no tokenizer in {shown_path(path)}",
             "it has neither tokenizer.json nor meta.pkl",
         )
     if os.path.exists(path):
@@ -81,7 +81,7 @@ def settings_file(path: str) -> dict[str, object]:
                 found[name] = value
     if not found:
         raise CheckpointError(
-            f"{shown_name(full)} says nothing of the model", f"none of {', '.join(_SIZES)} is in it"
+            f"{shown_path(full)} says nothing of the model", f"none of {', '.join(_SIZES)} is in it"
         )
     return found
 
@@ -95,7 +95,7 @@ def _by_file(path: str) -> TokenizerHint:
         name = os.path.basename(path)[: -len(".tiktoken")]
         return TokenizerHint(kind="tiktoken", name=name, path=path, source=_USER)
     raise UsageError(
-        f"{shown_name(path)} is no tokenizer that can be read",
+        f"{shown_path(path)} is no tokenizer that can be read",
         "",
         "There are tokenizer.json, meta.pkl and NAME.tiktoken",
     )

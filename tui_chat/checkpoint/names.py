@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from tui_chat.checkpoint.plain import Opaque
+from tui_chat.checkpoint.plain import what
 from tui_chat.checkpoint.tensors import WEIGHT_DTYPES, TensorRef, shape_text
+from tui_chat.checkpoint.words import listed
 from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import ModelSpec
 
@@ -113,6 +114,14 @@ def strip(
     return found, list(removed)
 
 
+def removed_words(removed: list[str]) -> list[str]:
+    """The warning that `strip` took something away, if it did."""
+    were = "was" if len(removed) == 1 else "were"
+    return [f"the tensors' names had {listed(removed)} in them, which {were} removed"] * bool(
+        removed
+    )
+
+
 def count(tensors: Iterable[str], pattern: str) -> int:
     """How many different numbers stand in for `{n}` in the names: 1 + the largest, or 0.
 
@@ -187,8 +196,7 @@ def _match_row(
         for name in sources:
             value = tensors[name]
             if not isinstance(value, TensorRef):
-                what = value.name if isinstance(value, Opaque) else type(value).__name__
-                found.wrong.append(f"{name} is {what[:60]}, not a tensor")
+                found.wrong.append(f"{name} is {what(value)}, not a tensor")
             elif value.dtype not in WEIGHT_DTYPES:
                 found.wrong.append(f"{name} holds {value.dtype}, which weights cannot be yet")
             else:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tui_chat.checkpoint.files import Damaged
+from tui_chat.checkpoint.words import kind
 
 MAX_BYTES = 128 * 1024 * 1024
 MAX_OPERATIONS = 4_000_000
@@ -88,9 +89,7 @@ class _Reader:
                 return self.pop(), self.at
             step = table[code]
             if step is None:
-                raise Damaged(
-                    f"its pickled part has the opcode {bytes([code])!r}, which is not read"
-                )
+                raise Damaged(f"the opcode {bytes([code])!r} of its pickle is not read")
             try:
                 step(self)
             except IndexError:  # only the five short opcodes look without asking
@@ -166,7 +165,7 @@ class _Reader:
         elif isinstance(target, Record):
             target.items.extend(values)
         else:
-            raise Damaged(f"its pickled part appends to a {type(target).__name__}")
+            raise Damaged(f"its pickled part appends to {kind(target)}")
 
     def assign(self, target: object, values: list[object]) -> None:
         if len(values) % 2:
@@ -174,13 +173,13 @@ class _Reader:
         if isinstance(target, Record):
             target = target.entries
         if not isinstance(target, dict):
-            raise Damaged(f"its pickled part sets an item of a {type(target).__name__}")
+            raise Damaged(f"its pickled part sets an item of {kind(target)}")
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[self.key(key)] = value
 
     def include(self, target: object, values: list[object]) -> None:
         if not isinstance(target, set):
-            raise Damaged(f"its pickled part adds to a {type(target).__name__}")
+            raise Damaged(f"its pickled part adds to {kind(target)}")
         target.update(self.key(value) for value in values)
 
     def key(self, value: object) -> object:
@@ -201,7 +200,7 @@ class _Reader:
             )
         ):
             return value
-        raise Damaged(f"its pickled part uses a {type(value).__name__} as a key")
+        raise Damaged(f"its pickled part uses {kind(value)} as a key")
 
     # ---- opcodes; the first five are nine of ten in a checkpoint, so they call nothing
 
@@ -284,7 +283,7 @@ class _Reader:
     def op_build(self) -> None:
         state, target = self.pop(), self.top()
         if not isinstance(target, Record):
-            raise Damaged(f"its pickled part gives a state to a {type(target).__name__}")
+            raise Damaged(f"its pickled part gives a state to {kind(target)}")
         target.state = state
 
     def op_memo(self, place: int) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from tui_chat.checkpoint.files import Damaged
 from tui_chat.checkpoint.pickles import Name, Persistent, Record
 from tui_chat.checkpoint.tensors import ITEM_BYTES, Storage, TensorRef, checked
+from tui_chat.checkpoint.words import kind
 
 MAX_DEPTH = 64
 
@@ -39,6 +40,15 @@ class Opaque:
 
     name: str
     fields: Mapping[str, object] = field(default_factory=dict)
+
+
+def what(value: object) -> str:
+    """What a value is, with its article: "an object of torch.nn.Linear", "an empty dict"."""
+    if not isinstance(value, Opaque):
+        return kind(value)
+    # What is no object has its words already: "a tensor in ...".
+    words = value.name if value.name.startswith(("a ", "an ")) else f"an object of {value.name}"
+    return words if len(words) <= 80 else words[:79] + "…"
 
 
 StorageOf = Callable[[str, int], Storage]
@@ -102,11 +112,7 @@ class _Plain:
             return self.record(value, depth)
         if isinstance(value, (set, frozenset)):
             return {self.key(v) for v in value}
-        return (
-            Opaque("a persistent id")
-            if isinstance(value, Persistent)
-            else Opaque(type(value).__name__)
-        )
+        return Opaque("a persistent id") if isinstance(value, Persistent) else Opaque(kind(value))
 
     @staticmethod
     def key(value: object) -> object:

@@ -65,7 +65,7 @@ class Source:
 
 def read_json(path: str) -> object:
     """The JSON file at `path`. Raises CheckpointError in one sentence, whatever is in it."""
-    return _parsed(path, parse_json)
+    return _parsed(path, lambda raw: parse_json(raw, "it"))
 
 
 def read_toml(path: str) -> object:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tui_chat.checkpoint.files import Damaged
+from tui_chat.checkpoint.words import kind
 
 MAX_RANK = 16
 MAX_SIZE = 2**48
@@ -107,7 +108,7 @@ def sizes(value: object, what: str) -> tuple[int, ...]:
         raise Damaged(f"the {what} of a tensor is not a short list of numbers")
     for size in value:
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < MAX_SIZE:
-            raise Damaged(f"the {what} of a tensor has {_short(size)}")
+            raise Damaged(f"the {what} of a tensor says {_short(size)}, which cannot be")
     return tuple(value)
 
 
@@ -120,7 +121,7 @@ def checked(
     if len(dims) != len(steps):
         raise Damaged(f"a tensor has {len(dims)} sizes but {len(steps)} strides")
     if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset < MAX_SIZE:
-        raise Damaged(f"a tensor begins at {_short(offset)}")
+        raise Damaged(f"a tensor begins at {_short(offset)}, which cannot be")
     ref = TensorRef(dtype, dims, steps, offset, storage)
     held = storage.nbytes // ITEM_BYTES[dtype]
     count = ref.numel
@@ -130,7 +131,7 @@ def checked(
         # posing as a big one.
         if last >= held or count > held:
             raise Damaged(
-                f"a tensor of {shape_text(dims)} needs more than the {held:,} numbers stored for it"
+                f"a tensor of {shape_text(dims)} needs more numbers than the {held:,} stored for it"
             )
     return ref
 
@@ -144,7 +145,9 @@ def _short(value: object) -> str:
     text = (
         repr(value)
         if isinstance(value, (int, float, str)) and not _huge(value)
-        else type(value).__name__
+        else "a huge number"
+        if isinstance(value, int)
+        else kind(value)
     )
     return text if len(text) <= 40 else text[:37] + "..."
 

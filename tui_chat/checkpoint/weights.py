@@ -19,7 +19,7 @@ from tui_chat.checkpoint.files import (
     Stamp,
     being_written,
     refused,
-    shown_name,
+    shown_path,
 )
 from tui_chat.checkpoint.names import Recipe
 from tui_chat.checkpoint.tensors import Storage, TensorRef
@@ -82,7 +82,7 @@ def load(
     plan = info.plan
     if plan is None:
         raise CheckpointError(
-            f"cannot open {shown_name(info.path)}", "it was described without its tensors"
+            f"cannot open {shown_path(info.path)}", "it was described without its tensors"
         )
     wanted = getattr(torch, dtype) if isinstance(dtype, str) and dtype else dtype or None
     reader = _Reader(plan, progress or (lambda done: None), cancelled or (lambda: False))

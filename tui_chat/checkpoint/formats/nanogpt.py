@@ -16,7 +16,7 @@ from tui_chat.checkpoint.archive import read_pickle_file
 from tui_chat.checkpoint.description import Description, agree
 from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.info import TokenizerHint
-from tui_chat.checkpoint.names import Table, count, optional, strip
+from tui_chat.checkpoint.names import Table, count, optional, removed_words, strip
 from tui_chat.checkpoint.plain import Opaque, mapping
 from tui_chat.checkpoint.source import Source, read_json
 from tui_chat.checkpoint.tensors import TensorRef
@@ -77,7 +77,7 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     tensors, removed = _tensors(source)
-    warnings = [f"names began with {', '.join(removed)}, which was removed"] if removed else []
+    warnings = removed_words(removed)
     said = _settings(source)
     build = "model_args" not in source.root and isinstance(source.root.get("config"), Opaque)
     embed, positions = (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from tui_chat.checkpoint.description import Description, agree
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
-from tui_chat.checkpoint.names import Table, cat, count, optional, strip
+from tui_chat.checkpoint.names import Table, cat, count, optional, removed_words, strip
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
@@ -69,7 +69,7 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     tensors, removed = _tensors(source)
-    warnings = [f"names began with {', '.join(removed)}, which was removed"] if removed else []
+    warnings = removed_words(removed)
     root = source.root
     embed, positions = tensors.get("token_embed.weight"), tensors.get("position_embed.weight")
     for name, ref in (("token_embed.weight", embed), ("position_embed.weight", positions)):
