@@ -249,3 +249,23 @@ def test_a_void_knob_says_why() -> None:
     assert void_reason("top_k", PRESETS["greedy"]) == "temperature 0 is greedy"
     assert void_reason("top_k", SamplingParams()) == ""
     assert void_reason("repetition_window", SamplingParams()) == "repetition is off"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("top_p", 99.0, "top_p lies between 0 and 1: 99 does not."),
+        ("top_p", 1.25, "top_p lies between 0 and 1: 1.25 does not."),
+        ("repetition_penalty", 0, "repetition_penalty lies between 0.1 and 5: 0 does not."),
+        ("max_new_tokens", 0, "max_new_tokens lies between 1 and 10000000: 0 does not."),
+        ("seed", 2**31, "seed lies between 0 and 2147483647: 2147483648 does not."),
+        ("seed", 10**400, "seed lies between 0 and 2147483647: such a number does not."),
+        ("temperature", float("inf"), "temperature takes a number, not inf."),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_numbers_that_can_be_typed(
+    name: str, value: float, sentence: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+    assert str(caught.value) == sentence

@@ -86,12 +86,13 @@ class Knob:
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or not math.isfinite(value)
+            or (isinstance(value, float) and not math.isfinite(value))
         ):
             raise UsageError(f"{self.name} takes a number, not {value!r}")
         if not self.low <= value <= self.high:
             raise UsageError(
-                f"{self.name} lies between {self.low:g} and {self.high:g}", f"{value!r} does not"
+                f"{self.name} lies between {_in_full(self.low)} and {_in_full(self.high)}",
+                f"{_in_full(value)} does not",
             )
         if self.kind == "float":
             return float(value)
@@ -133,6 +134,15 @@ class Knob:
             if self.kind == "float"
             else int(max(self.low, min(self.high, number)))
         )
+
+
+def _in_full(number: float) -> str:
+    """A number as it would be typed: 2147483647, 0.1, 99 for 99.0."""
+    if number != int(number):
+        return f"{number:g}"
+    if abs(number) >= 10**18:
+        return "such a number"  # it may have a thousand digits
+    return str(int(number))
 
 
 KNOBS: tuple[Knob, ...] = (
