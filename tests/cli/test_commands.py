@@ -71,7 +71,8 @@ def test_the_score_of_a_text_is_the_sum_of_its_tokens(run: Run) -> None:
 
 def test_one_token_alone_cannot_be_scored(run: Run) -> None:
     done = run("score", BASE, "--ids", "5")
-    assert done.status == 2 and "1 tokens" in done.err
+    assert done.status == 2 and "only one token" in done.err
+    assert "the text is empty" in run("score", BASE, "").err
 
 
 # ---- inspect, list, paths
@@ -139,6 +140,12 @@ def zipped(members: dict[str, bytes]) -> bytes:
         for name, content in members.items():
             archive.writestr(name, content)
     return packed.getvalue()
+
+
+def test_a_directory_that_is_not_there_is_not_an_empty_one(run: Run, tmp_path: Path) -> None:
+    done = run("list", str(CHECKPOINTS), str(tmp_path / "nowhere"))
+    assert (done.status, done.out) == (3, "")
+    assert done.err == f"tui-chat: cannot open {tmp_path}/nowhere: no such file or directory.\n"
 
 
 def test_paths_follow_the_environment(run: Run, home: Path) -> None:
@@ -256,6 +263,7 @@ def test_a_first_word_that_is_neither_command_nor_path_is_said_to_be_neither(
     done = run(name, stdin=b"")
     assert (done.status, done.out) == (3, "")
     assert done.err.startswith("tui-chat: there is no such file, directory or command: ")
+    assert run(name, "--json", stdin=b"") == done, "its options are not looked at"
     assert "`tui-chat --help`" in done.err and done.err.count("\n") == 1
     assert "\x1b" not in done.err and len(done.err) < 400
 

@@ -40,6 +40,8 @@ def ask(arguments: argparse.Namespace) -> int:
         raise UsageError("-n takes the number of samples", f"{arguments.n} is not one")
     if arguments.logprobs is not None and not arguments.json:
         raise UsageError("--logprobs needs --json", "", "Plain text has no place for them")
+    if (arguments.logprobs or 0) < 0:
+        raise UsageError("--logprobs takes a number of tokens", f"{arguments.logprobs} is none")
     prompt = read_prompt(arguments)
     checkpoint = open_quietly(arguments)
     with stopping() as stopped:

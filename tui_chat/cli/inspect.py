@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import time
 from collections.abc import Mapping
 
+from tui_chat.checkpoint.files import unopened
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
 from tui_chat.cli import options
 from tui_chat.cli.output import table, write_json, write_line
@@ -96,6 +98,11 @@ def runs(arguments: argparse.Namespace) -> int:
     """Runs and their steps under the directories."""
     from tui_chat.checkpoint.catalog import scan
 
+    for directory in arguments.directories:
+        try:
+            os.stat(os.path.expanduser(directory))
+        except (OSError, ValueError) as error:
+            raise unopened(directory, error) from None
     found = list(scan(arguments.directories or usual_places()))
     if arguments.json:
         write_json([dataclasses.asdict(run) for run in found])

@@ -51,6 +51,8 @@ def _run(arguments: list[str]) -> int:
     words = [word for word in arguments if word != "--debug"]
     if words and words[0] in options.COMMANDS and not os.path.lexists(words[0]):
         return _command(words[0], words[1:])
+    if words and not words[0].startswith("-"):
+        _must_exist(words[0])  # before the options: those of a mistyped command are not the app's
     parsed = options.app_parser().parse_args(arguments)
     if parsed.version:
         from tui_chat import __version__
@@ -106,7 +108,7 @@ def _app(paths: list[str], load: LoadOptions) -> int:
         if stream is None or not stream.isatty():
             raise UsageError(
                 "the app needs a terminal",
-                f"{name} is none",
+                f"{name} is not one",
                 "`tui-chat ask PATH` answers without one",
             )
     if hasattr(signal, "SIGPIPE"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -31,7 +32,9 @@ class Parser(argparse.ArgumentParser):
     """Complains with a UsageError: one sentence, and where the help is."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, "", f"`{self.prog} --help` lists what there is")
+        # Our own readers say "takes a number, not 'x'": their option becomes the subject.
+        sentence = re.sub(r"^argument (\S+): (takes|is) ", r"\1 \2 ", message)
+        raise UsageError(sentence, "", f"`{self.prog} --help` lists what there is")
 
 
 def app_parser() -> Parser:
@@ -67,16 +70,22 @@ def command_parser(command: str) -> Parser:
         case "next":
             _prompt(parser, "PROMPT", "the text so far; - or none: standard input")
             parser.add_argument(
-                "--top", type=int, default=20, metavar="K", help="rows (20); 0: every token"
+                "--top", type=_whole, default=20, metavar="K", help="rows (20); 0: every token"
             )
         case "score":
             _prompt(parser, "TEXT", "the text to score; - or none: standard input", knobs=False)
         case "inspect":
-            parser.add_argument("path", metavar="PATH", help="checkpoint file or run directory")
+            parser.add_argument(
+                "path", type=_path, metavar="PATH", help="checkpoint file or run directory"
+            )
             _describe_options(parser)
         case "list":
             parser.add_argument(
-                "directories", nargs="*", metavar="DIR", help="where to look (the usual places)"
+                "directories",
+                nargs="*",
+                type=_path,
+                metavar="DIR",
+                help="where to look (the usual places)",
             )
         case "sessions":
             _sessions(parser)
@@ -97,7 +106,7 @@ def _debug(parser: argparse.ArgumentParser) -> None:
 
 
 def _prompt(parser: argparse.ArgumentParser, name: str, help: str, *, knobs: bool = True) -> None:
-    parser.add_argument("path", metavar="PATH", help="checkpoint file or run directory")
+    parser.add_argument("path", type=_path, metavar="PATH", help="checkpoint file or run directory")
     parser.add_argument("prompt", nargs="?", metavar=name, help=help)
     parser.add_argument("--ids", metavar="IDS", help='token ids instead of text: "15496 995"')
     if knobs:
@@ -115,10 +124,10 @@ def _prompt(parser: argparse.ArgumentParser, name: str, help: str, *, knobs: boo
 
 def _samples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-n", type=int, default=1, metavar="N", help="samples, one after another, seed by seed"
+        "-n", type=_whole, default=1, metavar="N", help="samples, one after another, seed by seed"
     )
     parser.add_argument(
-        "--logprobs", type=int, metavar="K", help="with --json: each token and the K likeliest"
+        "--logprobs", type=_whole, metavar="K", help="with --json: each token and the K likeliest"
     )
 
 
@@ -141,7 +150,7 @@ def _knob_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _reader(row: Knob) -> Any:
-    """The type of an option: argparse makes a sentence of a ValueError and this name."""
+    """The type of a knob's option."""
 
     def read(text: str) -> object:
         match row.kind:
@@ -150,16 +159,36 @@ def _reader(row: Knob) -> Any:
             case "seed" if text == "random":
                 return None
             case "float":
-                return float(text)
-        return int(text)
+                return _number(text)
+        return _whole(text)
 
-    read.__name__ = "number"
     return read
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a number, not {text[:40]!r}") from None
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a whole number, not {text[:40]!r}") from None
+
+
+def _path(text: str) -> str:
+    """Not the empty text, which would mean the working directory: a variable that was not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
 
 
 def _describe_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("checkpoint")
-    group.add_argument("--step", type=int, metavar="N", help="step of a run (the latest)")
+    group.add_argument("--step", type=_whole, metavar="N", help="step of a run (the latest)")
     group.add_argument("--tokenizer", metavar="PATH|NAME", help="another tokenizer")
     group.add_argument("--template", metavar="PATH|NAME", help="another chat template")
     group.add_argument(
@@ -170,7 +199,7 @@ def _describe_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
         help="a setting of the model that is missing or wrong, such as n_head=12; repeatable",
     )
     group.add_argument(
-        "--config-file", metavar="FILE", help="TOML, JSON or YAML the model was trained with"
+        "--config-file", metavar="FILE", help="TOML or JSON file the model was trained with"
     )
     return group
 
@@ -192,7 +221,7 @@ def _sessions(parser: argparse.ArgumentParser) -> None:
 
     shown = add("list", "all chats, the newest first")
     shown.add_argument("--deleted", action="store_true", help="deleted ones too")
-    shown.add_argument("--limit", type=int, metavar="N", help="at most N")
+    shown.add_argument("--limit", type=_whole, metavar="N", help="at most N")
     show = add("show", "what was said in a chat")
     show.add_argument("chat", nargs="?", metavar="CHAT", help=f"{which}; none: the newest")
     for name, help in (("delete", "take chats out of the list"), ("undelete", "bring them back")):

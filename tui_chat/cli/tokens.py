@@ -74,7 +74,9 @@ def score(arguments: argparse.Namespace) -> int:
         ids = checkpoint.encode(text)
     if len(ids) < 2:
         raise UsageError(
-            "there is nothing to score", f"the text has {len(ids)} tokens", "Two are the least"
+            "there is nothing to score",
+            "the text has only one token" if ids else "the text is empty",
+            "Give at least two tokens: the first has none before it",
         )
     with Progress() as progress:
         progress("reading the text")
