@@ -79,7 +79,9 @@ class TextDialog(Entry):
     TextDialog > Vertical {
         width: 84; max-width: 98%; height: 16; max-height: 90%; padding: 0 1;
     }
-    TextDialog TextArea { height: 1fr; border: none; background: $surface; }
+    TextDialog TextArea, TextDialog TextArea:focus {
+        height: 1fr; border: none; background: $surface;
+    }
     """
 
     KEYS = "Ctrl+S keeps it · Esc leaves it as it was"

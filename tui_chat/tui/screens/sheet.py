@@ -45,6 +45,7 @@ class Sheet(ModalScreen[str | None]):
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
         self._current = current
+        self._moved = False
 
     # ---- what a subclass says
 
@@ -79,7 +80,8 @@ class Sheet(ModalScreen[str | None]):
         shown = self.query_one(RowList)
         query = self.query_one(Input).value.strip()
         rows = self.rows(query, time.time(), max(40, shown.size.width - 2))
-        cursor = shown.cursor_key or self._current
+        # On what is open, as rows come in, until the cursor is moved.
+        cursor = shown.cursor_key if self._moved else self._current
         shown.set_rows(rows, cursor=cursor, empty=self.empty(query))
 
     def on_resize(self) -> None:
@@ -91,6 +93,7 @@ class Sheet(ModalScreen[str | None]):
         self.refill()
 
     def on_key(self, event: events.Key) -> None:
+        self._moved = True
         if event.key in ("up", "down", "pageup", "pagedown") and isinstance(self.focused, Input):
             event.stop()
             event.prevent_default()
