@@ -16,9 +16,9 @@ from tui_chat.checkpoint.archive import Archive
 from tui_chat.checkpoint.files import RegularFile, Stamp, shown_name, shown_path
 from tui_chat.checkpoint.info import CheckpointInfo, TemplateHint, TokenizerHint
 from tui_chat.checkpoint.names import Recipe, Table, match
+from tui_chat.checkpoint.plan import WeightPlan
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
-from tui_chat.checkpoint.weights import WeightPlan
 from tui_chat.conversation import Mode
 from tui_chat.errors import CheckpointError, UsageError
 from tui_chat.model.spec import ModelSpec

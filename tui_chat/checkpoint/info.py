@@ -12,7 +12,7 @@ from tui_chat.conversation import Mode
 from tui_chat.model.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from tui_chat.checkpoint.weights import WeightPlan
+    from tui_chat.checkpoint.plan import WeightPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

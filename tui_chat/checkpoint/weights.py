@@ -9,19 +9,18 @@ shrinks kills the process.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tui_chat.checkpoint.files import (
     Damaged,
     RegularFile,
-    Stamp,
     being_written,
     refused,
     shown_path,
 )
 from tui_chat.checkpoint.names import Recipe
+from tui_chat.checkpoint.plan import WeightPlan
 from tui_chat.checkpoint.tensors import Storage, TensorRef
 from tui_chat.errors import CheckpointError
 
@@ -35,32 +34,6 @@ _CHUNK = 8 * 1024 * 1024
 
 class LoadCancelled(CheckpointError):
     """Loading ended because it was asked to."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightPlan:
-    """Canonical name -> how to build the tensor; and how each file was when it was looked at."""
-
-    recipes: Mapping[str, Recipe]
-    stamps: Mapping[str, Stamp]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.recipes
-
-    @property
-    def storages(self) -> tuple[Storage, ...]:
-        """Every storage that is needed, in the order it lies in its file."""
-        found = {
-            (s.file, s.begin): s
-            for r in self.recipes.values()
-            for s in (p.storage for p in r.parts)
-        }
-        return tuple(found[key] for key in sorted(found))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that loading reads."""
-        return sum(storage.nbytes for storage in self.storages)
 
 
 def load(

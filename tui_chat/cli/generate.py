@@ -11,8 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from tui_chat.cli import options
-from tui_chat.cli.main import STOPPED
-from tui_chat.cli.output import Progress, Stream, remark, write_json
+from tui_chat.cli.output import STOPPED, Progress, Stream, remark, write_json
 from tui_chat.conversation import Mode, Turn
 from tui_chat.engine.events import (
     Event,

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from tui_chat.cli import options
+from tui_chat.cli.output import STOPPED
 from tui_chat.display import one_line
 from tui_chat.engine.events import LoadOptions
 from tui_chat.errors import CheckpointError, TuiChatError, UsageError

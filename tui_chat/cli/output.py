@@ -15,6 +15,8 @@ from typing import Self, TextIO
 
 from tui_chat.display import Cleaner, one_line, visible
 
+STOPPED = 4  # exit status of what ended before the end
+
 
 def write(text: str) -> None:
     """Text to stdout, at once: as it is into a pipe, made visible on a terminal."""
