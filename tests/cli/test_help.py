@@ -49,6 +49,5 @@ def test_the_help_understands_what_the_readme_shows() -> None:
     assert len(named) > 4
 
 
-@pytest.mark.xfail(strict=True, reason="the README does not name score yet")
 def test_the_readme_names_every_command_of_the_help() -> None:
     assert {words[0] for words in shown_in_the_readme() if words} >= options.COMMANDS.keys()

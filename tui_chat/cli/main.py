@@ -17,7 +17,6 @@ from tui_chat.display import one_line
 from tui_chat.engine.events import LoadOptions
 from tui_chat.errors import CheckpointError, TuiChatError, UsageError
 
-STOPPED = 4  # exit status when ended before the end
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 

@@ -73,31 +73,32 @@ class ModelSpec:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
                 raise CheckpointError(
-                    "the model's settings cannot be", f"{name} is {value!r}, not a positive number"
+                    "the model's settings cannot be used",
+                    f"{name} is {value!r}, not a positive number",
                 )
         if not self.n_kv_head:
             object.__setattr__(self, "n_kv_head", self.n_head)
         if not self.head_dim:
             if self.n_embd % self.n_head:
                 raise CheckpointError(
-                    "the model's settings cannot be",
+                    "the model's settings cannot be used",
                     f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}",
                     "Give the right one with --config n_head=N",
                 )
             object.__setattr__(self, "head_dim", self.n_embd // self.n_head)
         if self.n_kv_head < 1 or self.n_head % self.n_kv_head:
             raise CheckpointError(
-                "the model's settings cannot be",
+                "the model's settings cannot be used",
                 f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}",
             )
         if self.position == "rope" and self.head_dim % 2:
             raise CheckpointError(
-                "the model's settings cannot be",
+                "the model's settings cannot be used",
                 f"rotary positions need an even head_dim, not {self.head_dim}",
             )
         if self.window and len(self.window) != self.n_layer:
             raise CheckpointError(
-                "the model's settings cannot be",
+                "the model's settings cannot be used",
                 f"{len(self.window)} attention windows for {self.n_layer} layers",
             )
 
