@@ -23,7 +23,7 @@ from tui_chat.tui import lines
 from tui_chat.tui.actions import ACTIONS, short_key
 from tui_chat.tui.chat import Chat, Keeper
 from tui_chat.tui.commands import parse_slash, suggestions
-from tui_chat.tui.screens.chat_actions import ChatActions, Services
+from tui_chat.tui.screens.chat_actions import WIDE, ChatActions, Services
 from tui_chat.tui.screens.chats import ChatShelf
 from tui_chat.tui.transcript import WELCOME, block_of, blocks_of, receipt_line
 from tui_chat.tui.widgets.conversation_view import Block, ConversationView
@@ -80,7 +80,7 @@ class ChatScreen(ChatActions):
         in_screen: Callable[[Callable[[], None]], None],
     ) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (160, "-huge")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide"), (160, "-huge")]
         self._services = services
         self._shelf = shelf
         self.chat = Chat(self, send, keeper, in_screen=in_screen, params=params)

@@ -32,6 +32,10 @@ from tui_chat.tui.widgets.row_list import RowList
 from tui_chat.tui.widgets.sampling_panel import SamplingPanel
 
 
+# Columns from which the panel stands beside the transcript, which keeps 76 of them.
+WIDE = 114
+
+
 class Services(Protocol):
     """What the screen needs of the program around it."""
 
@@ -107,7 +111,7 @@ class ChatActions(Screen[None]):
         return self.query_one("#sampling", SamplingPanel)
 
     def _show_panel(self, width: int | None = None) -> None:
-        wide = (width or self.size.width) >= 100
+        wide = (width or self.size.width) >= WIDE
         self.set_class(self._panel_open if wide else self._sheet_open, "-panel")
 
     # ---- slash commands
