@@ -31,7 +31,6 @@ from tui_chat.tui.widgets.rail import Rail
 from tui_chat.tui.widgets.row_list import RowList
 from tui_chat.tui.widgets.sampling_panel import SamplingPanel
 
-
 # Columns from which the panel stands beside the transcript, which keeps 76 of them.
 WIDE = 114
 
