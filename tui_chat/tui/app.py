@@ -50,6 +50,7 @@ class Program:
     def __init__(self, paths: Paths, given: Iterable[str] = ()) -> None:
         self.paths = paths
         self.given = tuple(given)
+        self.theme_names: tuple[str, ...] = ()  # ours and the user's
         self.renamed: dict[str, str] = {}
         self.deleted: list[str] = []  # ids of chats deleted since the start, newest last
         self.settings, self.notices = settings_module.load(paths)
@@ -112,6 +113,9 @@ class Program:
             with contextlib.suppress(TuiChatError):
                 params = SamplingParams().with_(**sampling)
         return conversation, params
+
+    def themes(self) -> Sequence[str]:
+        return self.theme_names
 
     def prompt_history(self) -> Sequence[str]:
         try:
@@ -268,6 +272,7 @@ class TuiChat(App[int]):
         themes, notices = load_themes(bundled("themes"), self.program.paths.themes)
         for theme in themes:
             self.register_theme(theme)
+        self.program.theme_names = tuple(theme.name for theme in themes)
         wanted = self.program.settings.theme
         if wanted == "auto":
             wanted = self.program.state.theme or (

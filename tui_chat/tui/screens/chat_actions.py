@@ -25,6 +25,7 @@ from tui_chat.tui.screens.chats import ChatShelf, ChatsScreen
 from tui_chat.tui.screens.dialogs import ConfirmDialog, LineDialog, TextDialog
 from tui_chat.tui.screens.help import HelpScreen
 from tui_chat.tui.screens.picker import CheckpointPicker
+from tui_chat.tui.screens.themes import ThemeSheet
 from tui_chat.tui.widgets.conversation_view import ConversationView
 from tui_chat.tui.widgets.prompt import Prompt
 from tui_chat.tui.widgets.rail import Rail
@@ -42,6 +43,7 @@ class Services(Protocol):
     def roots(self) -> tuple[str, ...]: ...
     def places(self) -> list[tuple[str, str]]: ...
     def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]: ...
+    def themes(self) -> Sequence[str]: ...
     def prompt_history(self) -> Sequence[str]: ...
     def remember(
         self,
@@ -343,12 +345,19 @@ class ChatActions(Screen[None]):
         done.add_done_callback(lambda _: self.call_later(self.open_chat, chat_id))
 
     def action_theme(self, argument: str = "") -> None:
-        if not argument:
-            self.app.action_change_theme()
-        elif argument in self.app.available_themes:
+        before = self.app.theme
+        if argument in self.app.available_themes:
             self.app.theme = argument
+        elif argument:
+            self.say(f"There is no theme {argument!r}: /theme shows them all.")
         else:
-            self.say(f"There is no theme {argument!r}.")
+
+            def chosen(name: str | None) -> None:
+                self.app.theme = name or before
+
+            themes = list(self.app.available_themes.values())
+            sheet = ThemeSheet(themes, self._services.themes(), current=before)
+            self.app.push_screen(sheet, chosen)
 
     def action_next_pane(self) -> None:
         self._focus_pane(1)

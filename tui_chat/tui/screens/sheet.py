@@ -61,6 +61,9 @@ class Sheet(ModalScreen[str | None]):
         """More about the row under the cursor, below the list."""
         return ""
 
+    def moved_to(self, key: str) -> None:
+        """The cursor is on another row."""
+
     def typed(self, text: str, key: str) -> str:
         """The answer to Enter with `text` in the filter and the cursor on `key`; "" for none."""
         return key
@@ -112,6 +115,7 @@ class Sheet(ModalScreen[str | None]):
 
     def on_row_list_highlighted(self, event: RowList.Highlighted) -> None:
         event.stop()
+        self.moved_to(event.key)
         text = self.card(event.key)
         card = self.query_one(".card", Static)
         card.display = bool(text)
