@@ -52,7 +52,7 @@ class RowList(ScrollView, can_focus=True):
     }
 
     DEFAULT_CSS = """
-    RowList { background: $surface; scrollbar-size-vertical: 1; }
+    RowList { background: $surface; scrollbar-size-vertical: 1; overflow-x: hidden; }
     RowList .row-list--text { color: $foreground; }
     RowList .row-list--strong { color: $foreground; text-style: bold; }
     RowList .row-list--muted { color: $chat-muted; }
