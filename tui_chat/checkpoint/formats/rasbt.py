@@ -1,0 +1,145 @@
+"""The GPT of "Build a Large Language Model (From Scratch)": bare weights and nothing beside them.
+
+Sizes follow from the shapes, all but the number of heads: the book's configurations have 64
+columns for each, which is taken and said. Two spellings are read: the book's separate W_query,
+W_key and W_value with norms of `scale` and `shift`, and the faster variant's fused qkv with torch's
+own norms.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from tui_chat.checkpoint.description import Description
+from tui_chat.checkpoint.files import shown_name
+from tui_chat.checkpoint.gpt2 import (
+    END,
+    GPT2_END,
+    gpt2_tokenizer,
+    heads_of_64,
+    matrix,
+    stripped,
+    untied,
+)
+from tui_chat.checkpoint.info import TemplateHint
+from tui_chat.checkpoint.names import Table, cat, count, optional, removed_words
+from tui_chat.checkpoint.source import Source
+from tui_chat.conversation import Mode
+
+NAME = "LLMs from scratch"
+
+_ATT = "trf_blocks.{i}.att"
+_BOTH: Table = {
+    "embed": "tok_emb",
+    "position": "pos_emb",
+    "blocks.{i}.attn_norm": "trf_blocks.{i}.norm1",
+    "blocks.{i}.mlp_norm": "trf_blocks.{i}.norm2",
+    "blocks.{i}.mlp.up": "trf_blocks.{i}.ff.layers.0",
+    "blocks.{i}.mlp.down": "trf_blocks.{i}.ff.layers.2",
+    "final_norm": "final_norm",
+    "head": optional("out_head"),
+}
+NAMES: Table = {
+    **_BOTH,
+    "blocks.{i}.attn.qkv": cat(f"{_ATT}.W_query", f"{_ATT}.W_key", f"{_ATT}.W_value"),
+    "blocks.{i}.attn.out": f"{_ATT}.out_proj",
+}
+FUSED_NAMES: Table = {
+    **_BOTH,
+    "blocks.{i}.attn.qkv": f"{_ATT}.qkv",
+    "blocks.{i}.attn.out": f"{_ATT}.proj",
+}
+IGNORED = ("*.att.mask",)  # the causal mask, a buffer
+_NORM_WORDS = {"scale": "weight", "shift": "bias"}
+
+_PREAMBLE = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request."
+)
+# Alpaca's layout, in which the book's chapter 7 tunes. A turn after the first is a new document,
+# since the layout has a single one; a system prompt, which it lacks too, stands before.
+TEMPLATE = TemplateHint(
+    name="alpaca",
+    source="the book's own",
+    turns={
+        "system": ("", "\n\n"),
+        "user": (f"{_PREAMBLE}\n\n### Instruction:\n", ""),
+        "assistant": ("\n\n### Response:\n", END),
+    },
+    stop=(END, "\n\n### Instruction:"),
+)
+
+
+def recognise(source: Source) -> float:
+    tensors = _tensors(source)[0]
+    tell_tale = (
+        "tok_emb.weight",
+        "pos_emb.weight",
+        "trf_blocks.0.ff.layers.0.weight",
+        "out_head.weight",
+    )
+    queries = ("trf_blocks.0.att.W_query.weight", "trf_blocks.0.att.qkv.weight")
+    if not any(name in tensors for name in queries):
+        return 0.0
+    return sum(name in tensors for name in tell_tale) / len(tell_tale)
+
+
+def describe(source: Source) -> Description:
+    tensors, removed = _tensors(source)
+    warnings = removed_words(removed)
+    embed, positions = matrix(tensors, "tok_emb.weight"), matrix(tensors, "pos_emb.weight")
+    # A file without a head was cut: the book's models never do without one. A head that repeats
+    # the embedding is what loading OpenAI's weights leaves behind.
+    matrix(tensors, "out_head.weight")
+    rows, width = embed.shape
+    heads = heads_of_64(width, source.config, warnings)
+    tokenizer = gpt2_tokenizer(rows, warnings, raw_end=True)
+    return Description(
+        format=NAME,
+        spec={
+            "vocab_size": rows,
+            "n_embd": width,
+            "context_length": positions.shape[0],
+            "n_layer": count(tensors, "trf_blocks.{n}."),
+            "n_head": heads,
+            "norm": "layernorm",
+            "norm_eps": 1e-5,
+            "position": "learned",
+            "activation": "gelu_tanh",
+        },
+        tensors=untied(tensors, "out_head.weight", "tok_emb.weight"),
+        names=FUSED_NAMES if "trf_blocks.0.att.qkv.weight" in tensors else NAMES,
+        ignored=IGNORED,
+        archives=(source.archive,),
+        tokenizer=tokenizer,
+        template=TEMPLATE,
+        stop_ids=(GPT2_END,) if tokenizer.kind == "tiktoken" else (),
+        mode=_mode(source, warnings),
+        warnings=warnings,
+    )
+
+
+def _tensors(source: Source) -> tuple[dict[str, object], list[str]]:
+    """The weights, the norms under torch's own words."""
+    tensors, removed = stripped(source)
+    found: dict[str, object] = {}
+    for name, value in tensors.items():
+        stem, _, last = name.rpartition(".")
+        norm = stem.rpartition(".")[2] in ("norm1", "norm2", "final_norm")
+        found[f"{stem}.{_NORM_WORDS.get(last, last)}" if norm else name] = value
+    return found, removed
+
+
+def _mode(source: Source, warnings: list[str]) -> Mode:
+    """What the file is for, which its name alone may tell: "gpt2-medium355M-sft.pth"."""
+    name = os.path.basename(source.path)
+    tuned = "sft" in re.split(r"[^a-z]+", name.lower())
+    warnings.append(
+        f"the name {shown_name(name)} says that it was tuned on instructions, the file itself "
+        "does not: its chat template is alpaca"
+        if tuned
+        else "nothing in the file says whether it was tuned on instructions: it continues text; "
+        "in a chat, its template is alpaca"
+    )
+    return "chat" if tuned else "raw"
