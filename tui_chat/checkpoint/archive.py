@@ -1,5 +1,5 @@
 """Files that hold tensors, opened as plain data: torch's archive, torch's older stream,
-safetensors, a bare pickle.
+safetensors, a bare pickle, a header and bare numbers.
 
 Which of them a file is, its first bytes tell, never its name. No torch; the numbers themselves are
 left in the file.
@@ -13,6 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tui_chat.checkpoint.binaries import (
+    BinaryKind,
+    foreign,
+    looks_binary,
+    read_binary,
+    resembles_legacy,
+)
 from tui_chat.checkpoint.files import Damaged, RegularFile, Stamp, being_written, refused
 from tui_chat.checkpoint.pickles import MAX_BYTES, Truncated, read_pickle
 from tui_chat.checkpoint.plain import no_storage, plain
@@ -27,7 +34,7 @@ from tui_chat.checkpoint.tensors import (
 )
 from tui_chat.checkpoint.zips import Directory
 
-Kind = Literal["torch", "torch stream", "safetensors", "pickle"]
+Kind = Literal["torch", "torch stream", "safetensors", "pickle"] | BinaryKind
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
@@ -102,10 +109,14 @@ def _read(file: RegularFile) -> tuple[Kind, object, Mapping[str, str]]:
     head = file.read(0, min(file.size, 64))
     if head[:4] == b"PK\x03\x04":
         return "torch", _torch(file), {}
+    # Before the pickles: a llama2.c model of width 128 begins with the byte that theirs begin with.
+    if looks_binary(head, file.size):
+        binary = read_binary(file, head)
+        return binary.kind, binary.root, {}
     if _looks_like_safetensors(head, file.size):
         root, metadata = _safetensors(file)
         return "safetensors", root, metadata
-    if head[:1] == b"\x80":
+    if head[:1] == b"\x80" and not resembles_legacy(head):
         return _stream(file)
     raise Damaged(_what_it_is(head))
 
@@ -118,6 +129,10 @@ def _what_it_is(head: bytes) -> str:
         return "it is a web page, not a checkpoint"
     if text.startswith(b"version https://git-lfs"):
         return "it is a pointer to a file in Git LFS; fetch the file itself with git lfs pull"
+    if resembles_legacy(head):
+        return "its first numbers are the sizes of a llama2.c export, but not of one of its length"
+    if foreign(head):
+        return foreign(head)
     if head[:4] == b"GGUF":
         return "GGUF files are not supported yet"
     return "it is neither a torch file nor safetensors"

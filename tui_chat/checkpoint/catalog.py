@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from tui_chat.checkpoint.binaries import looks_binary
 from tui_chat.checkpoint.description import finish, run_name
 from tui_chat.checkpoint.files import RegularFile, shown_name, shown_path, unopened
 from tui_chat.checkpoint.formats import FORMATS
@@ -66,14 +67,9 @@ def describe(
     warnings = info.warnings
     if tokenizer:
         warnings = tuple(text for text in warnings if "--tokenizer" not in text)
-    stops = (
-        info.stop_ids
-        if hint.kind == info.tokenizer.kind and hint.name == info.tokenizer.name
-        else ()
-    )
-    return replace(
-        info, tokenizer=hint, template=given, mode=mode, warnings=warnings, stop_ids=stops
-    )
+    if (hint.kind, hint.name) != (info.tokenizer.kind, info.tokenizer.name):
+        info = replace(info, stop_ids=(), text_start=())  # they were ids of the other tokenizer
+    return replace(info, tokenizer=hint, template=given, mode=mode, warnings=warnings)
 
 
 def _described(source: Source) -> CheckpointInfo:
@@ -250,7 +246,7 @@ def _entry(path: str) -> CatalogEntry | None:
     key = (path, status.st_size, status.st_mtime_ns)
     entry = _known.get(key)
     if entry is None:
-        if path.endswith(".bin") and not _begins_like_torch(path):
+        if path.endswith(".bin") and not _begins_like_weights(path):
             return None
         entry = _fresh(path, status)
         if len(_known) >= _KNOWN_MOST:
@@ -289,10 +285,11 @@ def _reason(error: TuiChatError) -> str:
     return error.found or error.title
 
 
-def _begins_like_torch(path: str) -> bool:
-    """A .bin may be anything; only those that torch wrote are looked at."""
+def _begins_like_weights(path: str) -> bool:
+    """A .bin may be anything; only what torch, llama2.c or llm.c wrote is looked at."""
     try:
         with RegularFile(path) as file:
-            return file.size >= 4 and file.read(0, 4)[:2] in (b"PK", b"\x80\x02")
+            head = file.read(0, min(file.size, 64))
+            return head[:2] in (b"PK", b"\x80\x02") or looks_binary(head, file.size)
     except (CheckpointError, ValueError):
         return False

@@ -46,6 +46,7 @@ class Description:
     losses: Mapping[str, float] = field(default_factory=dict)
     template: TemplateHint = field(default_factory=TemplateHint)
     stop_ids: tuple[int, ...] = ()
+    text_start: tuple[int, ...] = ()
     mode: Mode = "raw"
     warnings: list[str] = field(default_factory=list)
     description: str = ""
@@ -77,6 +78,7 @@ def finish(source: Source, found: Description) -> CheckpointInfo:
         tokenizer=found.tokenizer,
         template=found.template,
         stop_ids=tuple(i for i in found.stop_ids if 0 <= i < spec.vocab_size),
+        text_start=tuple(i for i in found.text_start if 0 <= i < spec.vocab_size),
         mode=found.mode,
         warnings=tuple(found.warnings),
         fingerprint=_fingerprint(recipes),
@@ -160,6 +162,8 @@ def _fingerprint(recipes: Mapping[str, Recipe]) -> str:
             for ref in recipes[name].parts:
                 mark = ref.storage.crc32
                 content = _sample(files, ref) if mark is None else mark.to_bytes(4, "little")
+                if ref.scales is not None:
+                    content += _sample(files, ref.scales)
                 layout = (name, ref.dtype, ref.shape, ref.stride, ref.offset, ref.storage.nbytes)
                 digest.update(repr(layout).encode() + content)
     finally:

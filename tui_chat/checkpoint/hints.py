@@ -8,6 +8,7 @@ from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import read_json, read_toml
+from tui_chat.checkpoint.vocabularies import is_llmc_tokenizer
 from tui_chat.errors import CheckpointError, UsageError
 
 TIKTOKEN_NAMES = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base")
@@ -94,10 +95,14 @@ def _by_file(path: str) -> TokenizerHint:
     if path.endswith(".tiktoken"):
         name = os.path.basename(path)[: -len(".tiktoken")]
         return TokenizerHint(kind="tiktoken", name=name, path=path, source=_USER)
+    if path.endswith(".bin"):
+        return TokenizerHint(
+            kind="llmc" if is_llmc_tokenizer(path) else "llama2c", path=path, source=_USER
+        )
     raise UsageError(
         f"{shown_path(path)} is no tokenizer that can be read",
         "",
-        "There are tokenizer.json, meta.pkl and NAME.tiktoken",
+        "There are tokenizer.json, meta.pkl, NAME.tiktoken, and tokenizer.bin of llama2.c or llm.c",
     )
 
 

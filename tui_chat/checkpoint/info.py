@@ -25,7 +25,7 @@ class TokenizerHint:
     sampler reads them so.
     """
 
-    kind: Literal["none", "tiktoken", "chars", "tokenizer.json"]
+    kind: Literal["none", "tiktoken", "chars", "tokenizer.json", "llama2c", "llmc"]
     name: str = ""  # tiktoken: the encoding
     path: str = ""
     source: str = ""
@@ -61,6 +61,7 @@ class CheckpointInfo:
     tokenizer: TokenizerHint
     template: TemplateHint = field(default_factory=TemplateHint)
     stop_ids: tuple[int, ...] = ()
+    text_start: tuple[int, ...] = ()  # ids before every raw text, such as Llama's begin-of-text
     mode: Mode = "raw"
     warnings: tuple[str, ...] = ()
     fingerprint: str = ""

@@ -24,9 +24,7 @@ class WeightPlan:
     def storages(self) -> tuple[Storage, ...]:
         """Every storage that is needed, in the order it lies in its file."""
         found = {
-            (s.file, s.begin): s
-            for r in self.recipes.values()
-            for s in (p.storage for p in r.parts)
+            (s.file, s.begin): s for r in self.recipes.values() for p in r.parts for s in p.storages
         }
         return tuple(found[key] for key in sorted(found))
 

@@ -47,13 +47,18 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A tensor that has not been read. `stride` and `offset` count numbers, not bytes."""
+    """A tensor that has not been read. `stride` and `offset` count numbers, not bytes.
+
+    `scales` is for quantised tensors: each run of `numel / scales.numel` numbers is multiplied by
+    the scale with its index, which gives float32.
+    """
 
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
     storage: Storage
+    scales: TensorRef | None = None
 
     @property
     def numel(self) -> int:
@@ -61,6 +66,11 @@ class TensorRef:
         for size in self.shape:
             count *= size
         return count
+
+    @property
+    def storages(self) -> tuple[Storage, ...]:
+        """What must be read to have its numbers."""
+        return (self.storage,) if self.scales is None else (self.storage, self.scales.storage)
 
     @property
     def nbytes(self) -> int:

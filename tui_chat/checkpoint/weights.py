@@ -78,8 +78,8 @@ class _Reader:
         self.held: dict[tuple[str, int], torch.Tensor] = {}
         self.uses: dict[tuple[str, int], int] = {}
         for recipe in plan.recipes.values():
-            for part in recipe.parts:
-                key = (part.storage.file, part.storage.begin)
+            for storage in (s for part in recipe.parts for s in part.storages):
+                key = (storage.file, storage.begin)
                 self.uses[key] = self.uses.get(key, 0) + 1
         self.total = max(plan.nbytes, 1)
         self.done = 0
@@ -129,7 +129,12 @@ class _Reader:
         if not self.uses[key]:
             del self.held[key]
         numbers = buffer.view(getattr(torch, ref.dtype))
-        return torch.as_strided(numbers, ref.shape, ref.stride, ref.offset)
+        values = torch.as_strided(numbers, ref.shape, ref.stride, ref.offset)
+        if ref.scales is None:
+            return values
+        scales = self._part(ref.scales)
+        groups = values.reshape(scales.numel(), -1).float()
+        return groups.mul_(scales.reshape(-1, 1)).reshape(ref.shape)
 
     def _read(self, storage: Storage) -> torch.Tensor:
         """The bytes of a storage as a uint8 tensor. It owns them: no file stays behind it."""

@@ -50,6 +50,7 @@ class Lane:
             checkpoint.chat_template,
             checkpoint.context_length,
             checkpoint.start_ids,
+            checkpoint.info.text_start,
         )
 
     def reply(self, prompt: Prompt, params: SamplingParams, request_id: str = "") -> Reply:

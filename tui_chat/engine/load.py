@@ -80,7 +80,11 @@ class LoadedCheckpoint:
 
     @property
     def start_ids(self) -> list[int]:
-        """What a text from nothing begins with: the end of a document before, else a new line."""
+        """What a text from nothing begins with: what every text does, else the end of a document
+        before, else a new line.
+        """
+        if self.info.text_start:
+            return list(self.info.text_start)
         special = self.tokenizer.special
         ends = [special[text] for text in END_TOKENS if text in special]
         return ends[:1] or list(self.info.stop_ids[:1]) or self.tokenizer.encode("\n")

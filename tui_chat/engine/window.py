@@ -38,11 +38,13 @@ class ContextWindow:
         template: Template,
         context_length: int,
         start_ids: Sequence[int],
+        text_start: Sequence[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.context_length = context_length
         self._start_ids = list(start_ids)  # what an empty text begins with
+        self._text_start = list(text_start)  # what stands before every other
         self._dropped_turns: tuple[Turn, ...] = ()
         self._dropped_text = ""
 
@@ -71,7 +73,8 @@ class ContextWindow:
         chars = 0
         if prompt.ids is None:
             # The window may have moved into the reply itself, which is part of the next prompt.
-            text = prompt.text + self.tokenizer.decode(made)
+            pieces = b"".join(map(self.tokenizer.token_bytes, made))
+            text = prompt.text + pieces.decode("utf-8", "replace")
             chars = self._chars(text[sent.first_char :], everything[:left_out]) + sent.first_char
             self._dropped_text = text[:chars]
         return Fitted(kept, 0, chars, sent.dropped_tokens + left_out)
@@ -81,7 +84,7 @@ class ContextWindow:
         if prompt.ids is not None:
             return list(prompt.ids)
         if prompt.mode == "raw":
-            return self.tokenizer.encode_raw(prompt.text)
+            return self._text_start + self.tokenizer.encode_raw(prompt.text)
         return self._render(prompt, prompt.turns).ids if prompt.turns else []
 
     # ---- ids and texts
@@ -100,9 +103,9 @@ class ContextWindow:
                 f"its tokenizer ({self.tokenizer.name}) has no id for any of it",
                 "Name another one with --tokenizer, or give token ids with --ids",
             )
-        if len(ids) <= room:
+        if len(self._text_start) + len(ids) <= room:
             self._dropped_text = ""
-            return Fitted(ids)
+            return Fitted((self._text_start if text else []) + ids)
         cut = len(self._dropped_text)
         if cut and text.startswith(self._dropped_text):
             kept = self.tokenizer.encode_raw(text[cut:])

@@ -7,6 +7,7 @@ from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import ModelSpec
 from tui_chat.tokenizers.base import Tokenizer
 from tui_chat.tokenizers.chars import open_characters
+from tui_chat.tokenizers.llama2c import open_llama2c
 from tui_chat.tokenizers.none import IdsOnly
 
 
@@ -17,7 +18,7 @@ def open_tokenizer(hint: TokenizerHint, spec: ModelSpec, *, beside: str = "") ->
     """
     if hint.kind == "none":
         return IdsOnly(spec.vocab_size)
-    tokenizer = _opened(hint, beside)
+    tokenizer = _opened(hint, spec, beside)
     if tokenizer.vocab_size > spec.vocab_size:
         raise CheckpointError(
             f"the tokenizer {tokenizer.name} does not belong to this model",
@@ -27,13 +28,19 @@ def open_tokenizer(hint: TokenizerHint, spec: ModelSpec, *, beside: str = "") ->
     return tokenizer
 
 
-def _opened(hint: TokenizerHint, beside: str) -> Tokenizer:
+def _opened(hint: TokenizerHint, spec: ModelSpec, beside: str) -> Tokenizer:
     if hint.kind == "chars":
         return open_characters(hint.path)
     if hint.kind == "tokenizer.json":
         from tui_chat.tokenizers.tokenizer_json import open_tokenizer_json
 
         return open_tokenizer_json(hint.path, hidden=hint.drop_special)
+    if hint.kind == "llama2c":  # the file does not say how many ids it has
+        return open_llama2c(hint.path, hint.vocab_size or spec.vocab_size)
+    if hint.kind == "llmc":
+        from tui_chat.tokenizers.llmc import open_llmc
+
+        return open_llmc(hint.path, raw_specials=hint.text_specials)
     from tui_chat.tokenizers.bpe import open_named  # tiktoken only where it is used
 
     return open_named(

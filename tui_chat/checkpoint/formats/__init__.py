@@ -9,7 +9,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from tui_chat.checkpoint.description import Description
-from tui_chat.checkpoint.formats import gpt10, how_to_train, nanogpt, native, rasbt, train_llm
+from tui_chat.checkpoint.formats import (
+    gpt10,
+    how_to_train,
+    llama2c,
+    llmc,
+    nanogpt,
+    native,
+    rasbt,
+    train_llm,
+)
 from tui_chat.checkpoint.source import Source
 
 
@@ -28,4 +37,13 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (native, train_llm, nanogpt, rasbt, how_to_train, gpt10)
+FORMATS: tuple[Format, ...] = (
+    native,
+    train_llm,
+    nanogpt,
+    rasbt,
+    how_to_train,
+    gpt10,
+    llama2c,
+    llmc,
+)

@@ -1,0 +1,139 @@
+"""llama2.c: the trainer's ckpt.pt and the three kinds of .bin that it exports, one model in all.
+
+Llama with rotary positions on adjacent pairs, a gated MLP and grouped queries. A .bin without magic
+number is known by its exact length (binaries.py); int8 exports are opened as the numbers they
+stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.files import shown_name
+from tui_chat.checkpoint.gpt2 import loss, matrix, step, stripped, untied
+from tui_chat.checkpoint.info import TokenizerHint
+from tui_chat.checkpoint.names import Table, cat, count, optional, removed_words
+from tui_chat.checkpoint.plain import mapping
+from tui_chat.checkpoint.source import Source
+from tui_chat.checkpoint.tensors import TensorRef
+from tui_chat.checkpoint.vocabularies import read_scored_pieces
+from tui_chat.errors import CheckpointError
+
+NAME = "llama2.c"
+
+NAMES: Table = {
+    "embed": "tok_embeddings",
+    "blocks.{i}.attn_norm": "layers.{i}.attention_norm",
+    "blocks.{i}.attn.qkv": cat(
+        "layers.{i}.attention.wq", "layers.{i}.attention.wk", "layers.{i}.attention.wv"
+    ),
+    "blocks.{i}.attn.out": "layers.{i}.attention.wo",
+    "blocks.{i}.mlp_norm": "layers.{i}.ffn_norm",
+    "blocks.{i}.mlp.gate_up": cat("layers.{i}.feed_forward.w1", "layers.{i}.feed_forward.w3"),
+    "blocks.{i}.mlp.down": "layers.{i}.feed_forward.w2",
+    "final_norm": "norm",
+    "head": optional("output"),
+}
+IGNORED = ("freqs_cos", "freqs_sin")
+
+_WORDS = {
+    "vocab_size": "vocab_size",
+    "n_embd": "dim",
+    "n_layer": "n_layers",
+    "n_head": "n_heads",
+    "n_kv_head": "n_kv_heads",
+    "context_length": "max_seq_len",
+}
+_BEGIN, _END = 1, 2
+_LLAMA_IDS = 32_000
+
+
+def recognise(source: Source) -> float:
+    if source.is_dir:
+        return 0.0
+    if source.archive.kind == "llama2.c":
+        return 1.0
+    if "dim" not in mapping(source.root.get("model_args")):
+        return 0.0
+    tensors = stripped(source)[0]
+    known = ("tok_embeddings.weight", "layers.0.attention.wq.weight")
+    return 0.95 if all(isinstance(tensors.get(name), TensorRef) for name in known) else 0.0
+
+
+def describe(source: Source) -> Description:
+    warnings: list[str] = []
+    if source.archive.kind == "llama2.c":
+        said = mapping(source.root["sizes"])
+        tensors: Mapping[str, object] = mapping(source.root["weights"])
+        if said["version"] == 2:
+            warnings.append(
+                "its weights are int8 and are computed with as float32; llama2.c's own runq "
+                "rounds the activations too, so its text may differ"
+            )
+    else:
+        said = mapping(source.root["model_args"])
+        tensors, removed = stripped(source)
+        tensors = untied(tensors, "output.weight", "tok_embeddings.weight")
+        warnings += removed_words(removed)
+    embed = matrix(tensors, "tok_embeddings.weight")
+    shown: dict[str, object] = {
+        "vocab_size": embed.shape[0],
+        "n_embd": embed.shape[1],
+        "n_layer": count(tensors, "layers.{n}."),
+    }
+    agree(shown, said, {ours: _WORDS[ours] for ours in shown if ours not in source.config})
+    eps = said.get("norm_eps")
+    return Description(
+        format=NAME,
+        spec={
+            **{ours: said[word] for ours, word in _WORDS.items() if said.get(word) is not None},
+            **shown,
+            "norm": "rmsnorm",
+            "norm_eps": eps if isinstance(eps, float) and 0 < eps < 1 else 1e-5,
+            "position": "rope",
+            "rope_theta": 10000.0,
+            "rope_layout": "interleaved",
+            "activation": "silu",
+            "gated": True,
+        },
+        tensors=tensors,
+        names=NAMES,
+        ignored=IGNORED,
+        archives=(source.archive,),
+        tokenizer=_tokenizer(source, embed.shape[0], warnings),
+        step=step(source, "iter_num"),
+        losses=loss(source, "val", "best_val_loss"),
+        stop_ids=(_BEGIN, _END),
+        text_start=(_BEGIN,),
+        warnings=warnings,
+    )
+
+
+def _tokenizer(source: Source, rows: int, warnings: list[str]) -> TokenizerHint:
+    """The tokenizer.bin (or tok512.bin) beside the file, above it, or in data/, of as many ids."""
+    named = ("tokenizer.bin", f"tok{rows}.bin")
+    for folder in ("", "..", "data", "../data", "../.."):
+        for name in named:
+            path = source.near(folder, name)
+            if path and _fits(path, rows):
+                return TokenizerHint(
+                    kind="llama2c",
+                    path=path,
+                    source=f"{shown_name(path)} has as many ids as the model",
+                    vocab_size=rows,
+                )
+    warnings.append(
+        f"no tokenizer found for {rows} ids: put the trainer's tokenizer.bin or {named[1]} beside "
+        "the checkpoint, or name it with --tokenizer; until then only ids are shown"
+        + (" (Llama 2's tokenizer.bin comes with llama2.c)" if rows == _LLAMA_IDS else "")
+    )
+    return TokenizerHint(kind="none", source="no tokenizer.bin found", vocab_size=rows)
+
+
+def _fits(path: str, rows: int) -> bool:
+    try:
+        read_scored_pieces(path, rows)
+    except CheckpointError:
+        return False
+    return True
