@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ def nanogpt(tmp_path: Path, gpt: Callable[..., Weights]) -> Callable[..., str]:
             "n_head": 2,
             "n_embd": 8,
             "block_size": 16,
-            "bias": True,
+            "bias": any(name.endswith("c_fc.bias") for name in weights),
             "vocab_size": 65,
         }
         root = {
@@ -83,3 +84,13 @@ def nanogpt(tmp_path: Path, gpt: Callable[..., Weights]) -> Callable[..., str]:
         return str(path)
 
     return save
+
+
+@pytest.fixture
+def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many pieces as GPT-2 has: the 256 bytes and pairs of them."""
+    pieces = [bytes([n]) for n in range(256)]
+    pieces += [bytes(divmod(n, 256)) for n in range(50_000)]
+    lines = (f"{base64.b64encode(p).decode()} {n}\n" for n, p in enumerate(pieces))
+    (tmp_path / "gpt2.tiktoken").write_text("".join(lines))
+    monkeypatch.setenv("TUI_CHAT_TOKENIZERS_DIR", str(tmp_path))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from tui_chat.checkpoint.plain import what
@@ -32,6 +32,7 @@ class Row:
     parts: tuple[str, ...]
     transposed: bool = False
     optional: bool = False
+    biased: bool = False  # its bias may not be missing; of the others the file decides
 
 
 Table = Mapping[str, str | Row]
@@ -49,8 +50,16 @@ def transpose(part: str) -> Row:
 
 def optional(row: str | Row) -> Row:
     """A row that a file may leave out."""
-    parts, transposed = ((row,), False) if isinstance(row, str) else (row.parts, row.transposed)
-    return Row(parts, transposed, optional=True)
+    return replace(_row(row), optional=True)
+
+
+def biased(row: str | Row) -> Row:
+    """A row whose bias the model cannot do without."""
+    return replace(_row(row), biased=True)
+
+
+def _row(entry: str | Row) -> Row:
+    return Row((entry,)) if isinstance(entry, str) else entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +156,10 @@ def match(
     CheckpointError."""
     found = _Match()
     for canonical, entry in table.items():
-        row = Row((entry,)) if isinstance(entry, str) else entry
+        row = _row(entry)
         for layer in range(spec.n_layer) if "{i}" in canonical else (0,):
             _match_row(found, tensors, canonical, row, layer, spec.n_head)
-    _check_whole(found, spec)
+    _check_whole(found, spec, table)
     _check_shapes(found, spec)
     patterns = tuple(ignored)
     left = [
@@ -186,7 +195,7 @@ def _match_row(
             for head in (range(heads) if "{h}" in part else (0,))
         ]
         there = [name for name in sources if name in tensors]
-        if not there and (suffix == "bias" or row.optional):
+        if not there and (row.optional or (suffix == "bias" and not row.biased)):
             continue
         found.used.update(there)
         if len(there) < len(sources):
@@ -209,7 +218,7 @@ def _match_row(
                 found.wrong.append(f"{sources[0]} and the tensors it is joined with")
 
 
-def _check_whole(found: _Match, spec: ModelSpec) -> None:
+def _check_whole(found: _Match, spec: ModelSpec, table: Table) -> None:
     """What one layer has, every layer must have; and nothing that a decoder cannot do without may
     be absent."""
     per_layer: dict[str, set[int]] = {}
@@ -218,7 +227,11 @@ def _check_whole(found: _Match, spec: ModelSpec) -> None:
             _, layer, rest = name.split(".", 2)
             per_layer.setdefault(rest, set()).add(int(layer))
     for rest, layers in per_layer.items() if not found.missing else ():
-        found.missing += [f"blocks.{i}.{rest}" for i in range(spec.n_layer) if i not in layers]
+        prefix, _, suffix = rest.rpartition(".")
+        source = _row(table.get("blocks.{i}." + prefix, "blocks.{i}." + prefix)).parts[0]
+        for i in sorted(set(range(spec.n_layer)) - layers):
+            name = f"{source}.{suffix}"
+            found.missing.append(name.replace("{i}", str(i)).replace("{h}", "0"))
     if not found.missing and not found.wrong and spec.family == "decoder":
         found.missing += [name for name in needed(spec) if name not in found.recipes]
 

@@ -126,6 +126,9 @@ class _Plain:
             return self.tensor(name, args)
         if name in _PARAMETERS and args:
             return self.of(args[0], depth)
+        if name == _TYPED and len(args) >= 3 and isinstance(args[2], tuple):
+            made = str(args[0]) if isinstance(args[0], Name) else ""
+            return self.tensor(made, args[2]) if made in _TENSORS else Opaque(name)
         if name in ("torch.Size", "builtins.tuple") and len(args) == 1:
             return self.of(args[0], depth)
         if name == "torch.torch_version.TorchVersion" and args and isinstance(args[0], str):
@@ -181,6 +184,7 @@ _TENSORS = frozenset(
 _PARAMETERS = frozenset(
     f"torch._utils.{name}" for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")
 )
+_TYPED = "torch._tensor._rebuild_from_type_v2"  # a tensor that someone gave attributes
 _NUMPY_LAYOUTS = {"f8": "d", "f4": "f", "f2": "e", "i8": "q", "i4": "i", "i2": "h", "i1": "b",
                   "u8": "Q", "u4": "I", "u2": "H", "u1": "B", "b1": "?"}  # fmt: skip
 

@@ -11,12 +11,13 @@ import contextlib
 import os
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 from tui_chat.checkpoint.archive import read_pickle_file
 from tui_chat.checkpoint.description import Description, agree
 from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.info import TokenizerHint
-from tui_chat.checkpoint.names import Table, count, optional, removed_words, strip
+from tui_chat.checkpoint.names import Table, biased, count, optional, removed_words, strip
 from tui_chat.checkpoint.plain import Opaque, mapping
 from tui_chat.checkpoint.source import Source, read_json
 from tui_chat.checkpoint.tensors import TensorRef
@@ -40,9 +41,11 @@ NAMES: Table = {
 IGNORED = ("*.attn.bias", "*.attn.masked_bias")  # causal masks that older code kept as buffers
 PREFIXES = ("module", "model")
 
+_FUSED = re.compile(r"transformer\.h\.\d+\.attn\.c_attn\.weight")
+
 # Where people keep the weights in the file, and the settings.
 _WEIGHTS = ("model", "model_state_dict", "state_dict")
-_SETTINGS = ("model_args", "config", "cfg", "args", "hparams")
+_SETTINGS = ("model_args", "config", "cfg", "args", "hparams", "hyper_parameters")
 _WORDS = {
     "vocab_size": "vocab_size",
     "context_length": "block_size",
@@ -59,27 +62,22 @@ def recognise(source: Source) -> float:
     if source.is_dir:
         return 0.0
     tensors = _tensors(source)[0]
-    embed, qkv = (
-        tensors.get("transformer.wte.weight"),
-        tensors.get("transformer.h.0.attn.c_attn.weight"),
-    )
-    if not isinstance(embed, TensorRef) or not isinstance(qkv, TensorRef):
-        return 0.0
+    fused = [ref for name, ref in tensors.items() if _FUSED.fullmatch(name)]
     # Hugging Face's GPT-2 has the same names, but its matrices are stored [in, out].
-    if (
-        "transformer.wpe.weight" not in tensors
-        or len(qkv.shape) != 2
-        or qkv.shape[0] != 3 * qkv.shape[1]
+    if not fused or not all(
+        isinstance(ref, TensorRef) and len(ref.shape) == 2 and ref.shape[0] == 3 * ref.shape[1]
+        for ref in fused
     ):
         return 0.0
-    return 0.9
+    there = sum(name in tensors for name in ("transformer.wte.weight", "transformer.wpe.weight"))
+    return (0.0, 0.6, 0.9)[there]  # one that lost a tensor is refused by that tensor's name
 
 
 def describe(source: Source) -> Description:
     tensors, removed = _tensors(source)
     warnings = removed_words(removed)
     said = _settings(source)
-    build = "model_args" not in source.root and isinstance(source.root.get("config"), Opaque)
+    build = _is_build(source)
     embed, positions = (
         _matrix(tensors, "transformer.wte.weight"),
         _matrix(tensors, "transformer.wpe.weight"),
@@ -110,7 +108,7 @@ def describe(source: Source) -> Description:
             "activation": "gelu_tanh" if build else "gelu",
         },
         tensors=tensors,
-        names=NAMES,
+        names=_names(source, tensors, build),
         ignored=IGNORED,
         archives=(source.archive,),
         tokenizer=tokenizer,
@@ -119,6 +117,37 @@ def describe(source: Source) -> Description:
         stop_ids=(GPT2_END,) if tokenizer.kind == "tiktoken" else (),
         warnings=warnings,
     )
+
+
+def _is_build(source: Source) -> bool:
+    """build-nanogpt keeps its config object, or a dict made of it, and calls step and loss by
+    other names."""
+    root = source.root
+    config = root.get("config")
+    if "model_args" in root:
+        return False
+    said = isinstance(config, dict) and "n_head" in config and "iter_num" not in root
+    return isinstance(config, Opaque) or (said and "step" in root and "val_loss" in root)
+
+
+def _names(source: Source, tensors: Mapping[str, object], build: bool) -> Table:
+    """The table, in which biases are either everywhere or nowhere where the file tells which.
+
+    Files from before the setting always have them. Without any settings the tensors decide.
+    """
+    settings = mapping(source.root.get("model_args"))
+    said = settings.get("bias")
+    seen = any(name.endswith(".bias") and not _ignored(name) for name in tensors)
+    if said is True or (said is None and seen and (settings or build)):
+        return {
+            ours: biased(row) if ours.startswith(("blocks.", "final_norm")) else row
+            for ours, row in NAMES.items()
+        }
+    return NAMES
+
+
+def _ignored(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in IGNORED)
 
 
 def _tensors(source: Source) -> tuple[dict[str, object], list[str]]:
@@ -137,9 +166,11 @@ def _number(source: Source, *keys: str) -> float | None:
 
 
 def _matrix(tensors: Mapping[str, object], name: str) -> TensorRef:
-    ref = tensors[name]
+    ref = tensors.get(name)
     if not isinstance(ref, TensorRef) or len(ref.shape) != 2:
-        raise CheckpointError(f"{name} is not a matrix")
+        raise CheckpointError(
+            "the tensors do not fit the format", f"{name} is missing or no matrix"
+        )
     return ref
 
 
@@ -166,7 +197,8 @@ def _tokenizer(source: Source, rows: int, warnings: list[str]) -> TokenizerHint:
     name = dataset if isinstance(dataset, str) and _bare(dataset) else ""
     for path in _meta_files(source, name):
         ids = _meta_ids(path)
-        if 0 < ids <= rows and (name or ids == rows):
+        # A table that is smaller than the model belongs to it only where the training read it.
+        if ids == rows or (name and 0 < ids < rows and (rows < GPT2_IDS or _of(path, name))):
             return TokenizerHint(
                 kind="chars", path=path, source=_where(source, path), vocab_size=ids
             )
@@ -192,6 +224,11 @@ def _bare(name: str) -> bool:
     return (
         all(part not in ("", ".", "..") and ":" not in part for part in parts) and len(name) < 200
     )
+
+
+def _of(path: str, dataset: str) -> bool:
+    """Whether a meta.pkl lies in the folder of a dataset."""
+    return os.path.dirname(path).replace(os.sep, "/").endswith("/" + dataset.replace("\\", "/"))
 
 
 def _meta_files(source: Source, dataset: str) -> list[str]:

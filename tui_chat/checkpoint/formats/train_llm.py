@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.description import Description
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
-from tui_chat.checkpoint.names import Table, cat, count, optional, removed_words, strip
+from tui_chat.checkpoint.names import Table, biased, cat, count, removed_words, strip
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
@@ -23,15 +23,17 @@ _HEADS = "attn_blocks.{i}.attn.heads.{h}"
 NAMES: Table = {
     "embed": "token_embed",
     "position": "position_embed",
-    "blocks.{i}.attn_norm": "attn_blocks.{i}.ln1",
+    "blocks.{i}.attn_norm": biased("attn_blocks.{i}.ln1"),
     "blocks.{i}.attn.qkv": cat(f"{_HEADS}.query", f"{_HEADS}.key", f"{_HEADS}.value"),
-    "blocks.{i}.attn.out": optional("attn_blocks.{i}.attn.proj"),
-    "blocks.{i}.mlp_norm": "attn_blocks.{i}.ln2",
-    "blocks.{i}.mlp.up": "attn_blocks.{i}.mlp.hidden",
-    "blocks.{i}.mlp.down": "attn_blocks.{i}.mlp.proj",
-    "final_norm": "layer_norm",
-    "head": "lm_head",
+    "blocks.{i}.attn.out": biased("attn_blocks.{i}.attn.proj"),
+    "blocks.{i}.mlp_norm": biased("attn_blocks.{i}.ln2"),
+    "blocks.{i}.mlp.up": biased("attn_blocks.{i}.mlp.hidden"),
+    "blocks.{i}.mlp.down": biased("attn_blocks.{i}.mlp.proj"),
+    "final_norm": biased("layer_norm"),
+    "head": biased("lm_head"),
 }
+# Files from before 2026-05-30 have no matrix after the heads.
+OLD_NAMES: Table = {ours: row for ours, row in NAMES.items() if ours != "blocks.{i}.attn.out"}
 IGNORED = ("pos_idxs", "*.tril", "reward_head.*", "value_head.*")
 PREFIXES = ("module", "transformer", "model")
 
@@ -78,23 +80,23 @@ def describe(source: Source) -> Description:
                 "the tensors do not fit the format", f"{name} is missing or no matrix"
             )
     assert isinstance(embed, TensorRef) and isinstance(positions, TensorRef)
-    shown: dict[str, object] = {
+    shown: dict[str, int] = {
         "vocab_size": embed.shape[0],
         "n_embd": embed.shape[1],
         "context_length": positions.shape[0],
         "n_layer": count(tensors, "attn_blocks.{n}."),
-        "n_head": count(tensors, "attn_blocks.0.attn.heads.{n}."),
+        "n_head": _heads(tensors, embed.shape[1]),
     }
     said = mapping(root.get("cfg")) or mapping(root.get("config"))
-    agree(shown, said, {ours: word for ours, word in _WORDS.items() if ours not in source.config})
-    output = "attn_blocks.0.attn.proj.weight" in tensors
+    warnings += _differences(source, shown, said)
+    output = any(".attn.proj." in name for name in tensors)
     if not output:
         warnings.append(
             "there is no attn.proj: the heads are added to the stream directly, "
             "as in files from before 2026-05-30"
         )
     stage = str(root.get("stage") or "")
-    if any(name.startswith("reward_head.") for name in tensors):
+    if stage == "reward" or any(name.startswith("reward_head.") for name in tensors):
         warnings.append(
             "this is a reward model: its language head was not trained with it, "
             "so its text is a curiosity"
@@ -111,7 +113,7 @@ def describe(source: Source) -> Description:
             "attention_output": output,
         },
         tensors=tensors,
-        names=NAMES,
+        names=NAMES if output else OLD_NAMES,
         ignored=IGNORED,
         archives=(source.archive,),
         tokenizer=tokenizer,
@@ -123,6 +125,42 @@ def describe(source: Source) -> Description:
         warnings=warnings,
         description=f"stage {stage[:40]}" if stage else "",
     )
+
+
+def _heads(tensors: Mapping[str, object], width: int) -> int:
+    """How many heads the first block has. Raises CheckpointError where they do not make up the
+    width, since then some are missing."""
+    heads = count(tensors, "attn_blocks.0.attn.heads.{n}.")
+    key = tensors.get("attn_blocks.0.attn.heads.0.key.weight")
+    size = key.shape[0] if isinstance(key, TensorRef) and key.shape else 0
+    if not size or heads * size == width:
+        return max(heads, 1)
+    raise CheckpointError(
+        "the tensors do not fit the format",
+        f"{heads} heads of {size} do not make up the width {width}: "
+        f"attn_blocks.0.attn.heads.{heads}.key.weight is missing",
+    )
+
+
+def _differences(source: Source, shown: Mapping[str, int], said: Mapping[str, object]) -> list[str]:
+    """Warnings where the settings say another size than the tensors, which are right.
+
+    Fewer layers than they say are an error: a part of the file may be missing.
+    """
+    found = []
+    for ours, word in _WORDS.items():
+        value, real = said.get(word), shown[ours]
+        if value is None or value == real or ours in source.config:
+            continue
+        text = f"its settings say {word} = {str(value)[:40]}, its tensors {real}"
+        if ours == "n_layer" and not (isinstance(value, int) and value < real):
+            raise CheckpointError(
+                "the file contradicts itself",
+                text,
+                f"If that is the whole model, open it with --config {ours}={real}",
+            )
+        found.append(f"{text}, which is right")
+    return found
 
 
 def _tensors(source: Source) -> tuple[dict[str, object], list[str]]:
