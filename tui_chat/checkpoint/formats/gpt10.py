@@ -79,10 +79,11 @@ def describe(source: Source) -> Description:
     }
     agree(shown, said, {ours: word for ours, word in _WORDS.items() if ours not in source.config})
     tokenizer = gpt2_tokenizer(rows, warnings, raw_end=False)
-    warnings.append(
-        "the file does not say which GELU it was trained with: the tanh form is taken, as in "
-        "GPT-2; the other is --config activation=gelu"
-    )
+    if "activation" not in source.config:
+        warnings.append(
+            "the file does not say which GELU it was trained with: the tanh form is taken, as in "
+            "GPT-2; the other is --config activation=gelu"
+        )
     return Description(
         format=NAME,
         spec={

@@ -73,16 +73,12 @@ TEMPLATE = TemplateHint(
 
 def recognise(source: Source) -> float:
     tensors = _tensors(source)[0]
-    tell_tale = (
-        "tok_emb.weight",
-        "pos_emb.weight",
-        "trf_blocks.0.ff.layers.0.weight",
-        "out_head.weight",
-    )
-    queries = ("trf_blocks.0.att.W_query.weight", "trf_blocks.0.att.qkv.weight")
-    if not any(name in tensors for name in queries):
+    block = ("trf_blocks.0.att.W_query.weight", "trf_blocks.0.att.qkv.weight")
+    # The book's other families (Llama, Qwen, Gemma) share most names; their feed-forward is fc1.
+    if "trf_blocks.0.ff.layers.0.weight" not in tensors or not any(n in tensors for n in block):
         return 0.0
-    return sum(name in tensors for name in tell_tale) / len(tell_tale)
+    ends = ("tok_emb.weight", "pos_emb.weight", "out_head.weight")
+    return (1 + sum(name in tensors for name in ends)) / (1 + len(ends))
 
 
 def describe(source: Source) -> Description:
