@@ -188,6 +188,14 @@ def test_bare_weights_open_by_their_names_with_a_guess(tmp_path: Path) -> None:
     assert any("width 128 / 64" in warning for warning in info.warnings)
 
 
+def test_a_config_in_other_words_is_not_filled_up_with_defaults(tmp_path: Path) -> None:
+    path = saved(tmp_path, course(), config={"n_head": HEADS, "lr": 1e-3})
+    assert catalog.describe(path).spec.n_head == HEADS
+    path = saved(tmp_path, course(), config={"lr": 1e-3})
+    with pytest.raises(CheckpointError, match=r"--config n_head=N"):
+        catalog.describe(path)
+
+
 def test_nanogpt_stays_nanogpt(tmp_path: Path) -> None:
     written = spelled(course(), *SPELLINGS["nanogpt"])
     args = {"n_layer": LAYERS, "n_head": HEADS, "n_embd": WIDTH, "block_size": POSITIONS}

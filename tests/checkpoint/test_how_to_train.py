@@ -151,11 +151,26 @@ def test_a_table_of_another_base_is_followed_and_said(
     torch.testing.assert_close(logits(path), wanted, atol=2e-4, rtol=1e-4)
 
 
-def test_a_table_that_no_base_gives_is_refused(tmp_path: Path) -> None:
-    written = trained()
-    written["layers.0.attention.rotary.cos_cached"].neg_()
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 0.0, 5e-324])
+@pytest.mark.parametrize("name", ["cos_cached", "sin_cached"])
+def test_a_table_that_no_base_gives_is_refused(name: str, value: float, tmp_path: Path) -> None:
+    written = {key: tensor.double() for key, tensor in trained().items()}
+    written[f"layers.0.attention.rotary.{name}"][1] = value
     with pytest.raises(CheckpointError, match="no base gives the angles"):
         catalog.describe(saved(tmp_path, written))
+
+
+@pytest.mark.parametrize("value", [torch.zeros(8), torch.zeros(1, 8), torch.zeros(64, 0), 3, "x"])
+def test_what_is_no_table_is_refused(value: object, tmp_path: Path) -> None:
+    written: dict[str, Any] = trained() | {"layers.0.attention.rotary.cos_cached": value}
+    with pytest.raises(CheckpointError, match="cos_cached is no table"):
+        catalog.describe(saved(tmp_path, written))
+
+
+@pytest.mark.parametrize("length", [0, -5, "32", 1.5, True])
+def test_a_length_that_cannot_be_is_refused(length: Any, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="context_length"):
+        catalog.describe(saved(tmp_path, trained(), config=GPTConfig(max_seq_len=length)))
 
 
 def test_layers_that_turn_differently_are_refused(tmp_path: Path) -> None:

@@ -114,9 +114,10 @@ def _heads(source: Source, said: Mapping[str, object], width: int, warnings: lis
     """What the config says; GPTConfig's default where it leaves the number out; else a guess."""
     if "n_head" in source.config:
         return None
-    if said.get("n_heads") is not None:
-        return said["n_heads"]
-    if not said:
+    for word in ("n_heads", "n_head"):
+        if said.get(word) is not None:
+            return said[word]
+    if not _OWN_WORDS & said.keys():
         return heads_of_64(width, source.config, warnings)
     warnings.append(
         f"the config does not say n_heads: {DEFAULT_HEADS} is the default of its class; "

@@ -198,7 +198,7 @@ def _theta(
         half = cos.shape[1] // 2
         column = _column(source, cos, half - 1)
         angle = math.atan2(_at(source, sin, 1, column), _at(source, cos, 1, column))
-        theta = angle ** (-half / (half - 1)) if angle > 0 else 0.0
+        theta = angle ** (-half / (half - 1)) if angle > 1e-30 else 0.0
         theta = float(f"{theta:.4g}")
         if not _fits(source, cos, sin, theta):
             raise CheckpointError(
@@ -232,7 +232,10 @@ def _fits(source: Source, cos: TensorRef, sin: TensorRef, theta: float) -> bool:
         column = _column(source, cos, pair)
         for row in {1, min(7, cos.shape[0] - 1), cos.shape[0] - 1}:
             angle = row * theta ** (-pair / half)
-            near = abs(_at(source, cos, row, column) - math.cos(angle)) <= limit
-            if not near or abs(_at(source, sin, row, column) - math.sin(angle)) > limit:
+            off = (
+                abs(_at(source, cos, row, column) - math.cos(angle)),
+                abs(_at(source, sin, row, column) - math.sin(angle)),
+            )
+            if not all(distance <= limit for distance in off):  # nor if it is not a number
                 return False
     return True
