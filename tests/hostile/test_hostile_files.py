@@ -18,7 +18,7 @@ from tui_chat.checkpoint.archive import read_archive
 from tui_chat.errors import CheckpointError
 
 CORPUS = Path(__file__).parent
-KINDS = ("torch", "pickle-meta", "safetensors", "nanogpt-dir", "auto")
+KINDS = ("torch", "pickle-meta", "safetensors", "nanogpt-dir", "auto", "llama2c", "llmc")
 CASES = [
     case
     for case in json.loads((CORPUS / "index.json").read_text())["cases"]
@@ -96,6 +96,7 @@ def mutations(good: bytes, seed: int, count: int) -> list[bytes]:
         "valid/legacy/old.pt",
         "valid/hf/model.safetensors",
         "valid/nanogpt/meta.pkl",
+        "valid/llama2c/model.bin",
     ],
 )
 def test_random_damage_is_refused_or_opens_and_never_raises_anything_else(
