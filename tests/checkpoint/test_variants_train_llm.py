@@ -177,9 +177,11 @@ def test_still_older_files_say_no_sizes_at_all(proj: bool, same: Any) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
-def test_a_bare_state_dict_opens(zipped: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["", "model", "state_dict"])
+def test_a_state_dict_opens_bare_and_under_any_key(key: str, zipped: bool, tmp_path: Path) -> None:
     weights = model()
-    torch.save(weights, tmp_path / "w", _use_new_zipfile_serialization=zipped)
+    saved = {key: weights} if key else weights
+    torch.save(saved, tmp_path / "w", _use_new_zipfile_serialization=zipped)
     opened = tui_chat.open(str(tmp_path / "w"))
     torch.testing.assert_close(opened.next_logits(IDS), oracle(weights), atol=1e-4, rtol=0)
     assert opened.info.step is None and opened.info.mode == "raw"

@@ -149,6 +149,8 @@ def agree(
                 raise CheckpointError(
                     "the file contradicts itself",
                     f"its settings say {word} = {value}, its tensors {found[field_name]}",
+                    f"If nothing is missing in it, open it with --config "
+                    f"{field_name}={found[field_name]}",
                 )
 
 

@@ -44,7 +44,7 @@ PREFIXES = ("module", "model")
 _FUSED = re.compile(r"transformer\.h\.\d+\.attn\.c_attn\.weight")
 
 # Where people keep the weights in the file, and the settings.
-_WEIGHTS = ("model", "model_state_dict", "state_dict")
+_WEIGHTS = ("model", "model_state_dict", "state_dict", "model_state", "weights")
 _SETTINGS = ("model_args", "config", "cfg", "args", "hparams", "hyper_parameters")
 _WORDS = {
     "vocab_size": "vocab_size",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tui_chat.checkpoint.description import Description
+from tui_chat.checkpoint.description import Description, agree
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.names import Table, biased, cat, count, removed_words, strip
 from tui_chat.checkpoint.plain import mapping
@@ -152,22 +152,20 @@ def _differences(source: Source, shown: Mapping[str, int], said: Mapping[str, ob
         value, real = said.get(word), shown[ours]
         if value is None or value == real or ours in source.config:
             continue
-        text = f"its settings say {word} = {str(value)[:40]}, its tensors {real}"
         if ours == "n_layer" and not (isinstance(value, int) and value < real):
-            raise CheckpointError(
-                "the file contradicts itself",
-                text,
-                f"If that is the whole model, open it with --config {ours}={real}",
-            )
-        found.append(f"{text}, which is right")
+            agree(shown, said, {ours: word})
+        found.append(
+            f"its settings say {word} = {str(value)[:40]}, its tensors {real}, which is right"
+        )
     return found
 
 
 def _tensors(source: Source) -> tuple[dict[str, object], list[str]]:
-    weights = mapping(source.root.get("model_state_dict")) or mapping(source.root.get("model"))
-    if not weights:
-        weights = {k: v for k, v in source.root.items() if isinstance(v, TensorRef)}
-    return strip(weights, PREFIXES)
+    for key in ("model_state_dict", "model", "state_dict"):
+        weights = mapping(source.root.get(key))
+        if weights:
+            return strip(weights, PREFIXES)
+    return strip({k: v for k, v in source.root.items() if isinstance(v, TensorRef)}, PREFIXES)
 
 
 def _tokenizer(rows: int, warnings: list[str]) -> TokenizerHint:
