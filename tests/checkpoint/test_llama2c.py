@@ -249,3 +249,30 @@ def test_a_width_that_begins_like_a_pickle_opens(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(struct.pack("<7i", *sizes) + bytes(4 * numbers))
     info = catalog.describe(str(tmp_path / "model.bin"))
     assert (info.spec.n_embd, info.spec.n_kv_head, info.format) == (128, 1, "llama2.c")
+
+
+def test_the_first_word_of_a_text_from_nothing_has_no_space_and_later_ones_do() -> None:
+    from tui_chat.engine.events import Finished, Prompt
+    from tui_chat.sampling import SamplingParams
+
+    checkpoint = tui_chat.open(str(LEGACY), device="cpu", dtype="float32")
+    hello = checkpoint.encode("Hello world!")
+    shown = []
+    for text in ("", "a"):
+        reply = checkpoint.lane.reply(Prompt(mode="raw", text=text), SamplingParams())
+        shown.append("".join(reply._stream.push(token) for token in hello))
+    assert shown == ["Hello world!", " Hello world!"]
+    params = SamplingParams(temperature=0.0, max_new_tokens=8)
+    made = list(checkpoint.lane.reply(Prompt(mode="raw", text=""), params).events())[-1]
+    assert isinstance(made, Finished) and made.text == checkpoint.decode(made.ids)
+
+
+def test_the_score_of_a_text_counts_its_first_token_too(capsys: pytest.CaptureFixture[str]) -> None:
+    from tui_chat.cli.main import main
+
+    assert main(["score", str(LEGACY), "Hello", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["ids"][:2] == [1, 323] and said["logprobs"][1] < 0
+    assert main(["next", str(LEGACY), "Hello", "--json", "--top", "0"]) == 0
+    rows = json.loads(capsys.readouterr().out)["tokens"]
+    assert {row["id"]: row["text"] for row in rows}[323] == " "  # as in the middle of a text

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tui_chat.cli import options
 from tui_chat.cli.generate import described, open_quietly, read_prompt, read_text
 from tui_chat.cli.output import Progress, table, write_json, write_line
 from tui_chat.errors import UsageError
 from tui_chat.sampling import chain
+
+if TYPE_CHECKING:
+    from tui_chat.engine.api import Checkpoint
 
 
 def next_tokens(arguments: argparse.Namespace) -> int:
@@ -27,10 +32,11 @@ def next_tokens(arguments: argparse.Namespace) -> int:
     entropy = float(-(logprobs.exp() * logprobs).nan_to_num(0.0).sum()) / math.log(2)
     size = logprobs.shape[0]
     best = logprobs.topk(min(arguments.top or size, size))
+    shown = _shown(checkpoint)
     rows = [
         {
             "id": id,
-            "text": checkpoint.decode([id]),
+            "text": shown(id),
             "logit": float(logits[id]),
             "logprob": logprob,
             "kept_prob": float(explained.kept_probs[id]),
@@ -72,6 +78,7 @@ def score(arguments: argparse.Namespace) -> int:
         ids = list(options.token_ids(arguments.ids))
     else:
         ids = checkpoint.encode(text)
+        ids = [*checkpoint.info.text_start, *ids] if ids else ids
     if len(ids) < 2:
         raise UsageError(
             "there is nothing to score",
@@ -83,6 +90,7 @@ def score(arguments: argparse.Namespace) -> int:
         logprobs = checkpoint.score(ids)
     known = [value for value in logprobs if value is not None]
     nll = -math.fsum(known)
+    shown = _shown(checkpoint)
     tokenizer = checkpoint.loaded.tokenizer
     size = sum(len(tokenizer.token_bytes(id)) for id in ids[1:])
     mean = nll / len(known)
@@ -101,7 +109,7 @@ def score(arguments: argparse.Namespace) -> int:
     write_line(
         table(
             [
-                [f"{id}", quoted(checkpoint.decode([id])), "" if p is None else f"{p:.3f}"]
+                [f"{id}", quoted(shown(id)), "" if p is None else f"{p:.3f}"]
                 for id, p in zip(ids, logprobs, strict=True)
             ],
             head=("id", "token", "logprob"),
@@ -118,3 +126,9 @@ def score(arguments: argparse.Namespace) -> int:
 def quoted(text: str) -> str:
     """A token between quotes, with spaces and line breaks that can be told apart."""
     return '"' + text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") + '"'
+
+
+def _shown(checkpoint: Checkpoint) -> Callable[[int], str]:
+    """The text of one token in the middle of others, with the space that may stand before it."""
+    tokenizer = checkpoint.loaded.tokenizer
+    return lambda id: tokenizer.token_bytes(id).decode("utf-8", "replace")

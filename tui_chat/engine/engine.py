@@ -124,7 +124,8 @@ class Reply:
         self._cancelled = False
         self._context: list[int] = []  # what the cache holds while this reply runs
         self._sampler: Sampler | None = None
-        self._stream = TextStream(lane.checkpoint.tokenizer)
+        opening = prompt.ids is None and prompt.mode == "raw" and not prompt.text
+        self._stream = TextStream(lane.checkpoint.tokenizer, opening=opening)
         self._stops = StopText(self._stop_strings())
         self._sent, self._reused = 0, 0
         self._prefill_seconds, self._decode_seconds = 0.0, 0.0

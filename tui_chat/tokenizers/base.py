@@ -32,5 +32,8 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of the ids, control tokens as their own system shows them, bad UTF-8 replaced."""
+        """The whole text that the ids are, control tokens as their own system shows them, bad UTF-8
+        replaced. Some tokenizers put a space before the first word; it is left out here, so what
+        goes on with a text is joined from `token_bytes`.
+        """
         ...
