@@ -168,6 +168,17 @@ def test_the_vocabulary_is_found_where_people_leave_it(place: str, tmp_path: Pat
     assert hint.kind == "llama2c" and Path(hint.path).samefile(folder / place)
 
 
+def test_the_trainers_own_vocabulary_file_does_as_well(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    shutil.copy(TRAINED, tmp_path)
+    shutil.copy(FIXTURES / "ckpt-and-v0/tokenizer.model", tmp_path / "data/tok384.model")
+    checkpoint = tui_chat.open(str(tmp_path / "ckpt.pt"), device="cpu", dtype="float32")
+    rows = json.loads((FIXTURES / "ckpt-and-v0/reference.json").read_text())["encode"]
+    for row in rows:
+        assert checkpoint.encode(row["text"]) == row["ids"]
+        assert checkpoint.decode(row["ids"]) == row["text"]
+
+
 def test_a_vocabulary_of_another_size_is_passed_by(tmp_path: Path) -> None:
     shutil.copy(LEGACY, tmp_path)
     data = (FIXTURES / "ckpt-and-v0/tokenizer.bin").read_bytes()

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tui_chat.checkpoint.info import TokenizerHint
-from tui_chat.checkpoint.vocabularies import ScoredPieces, read_scored_pieces
+from tui_chat.checkpoint.vocabularies import ScoredPieces, read_scored_pieces, read_sentencepiece
 from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import ModelSpec
 from tui_chat.tokenizers.llama2c import Llama2c
@@ -147,3 +147,30 @@ def test_a_damaged_file_is_refused(data: bytes, reason: str, tmp_path: Path) -> 
     (tmp_path / "tokenizer.bin").write_bytes(data)
     with pytest.raises(CheckpointError, match=reason):
         open_tokenizer(hint(tmp_path / "tokenizer.bin"), spec(384))
+
+
+MODEL = (FIXTURE / "tokenizer.model").read_bytes()
+
+
+def test_a_sentencepiece_model_holds_the_same_pieces_and_scores() -> None:
+    found = read_sentencepiece(str(FIXTURE / "tokenizer.model"))
+    assert found.pieces[3:] == VOCABULARY.pieces[3:] and found.scores == VOCABULARY.scores
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "no pieces"),
+        (b"\x0a\xff\xff\xff\xff\x7f", "in the middle"),
+        (b"\x80" * 20, "no SentencePiece model"),
+        (b"\x0b", "no SentencePiece model"),
+        (b"\x0a\x02\x08\x01", "no text"),
+        (MODEL[:-400], "no SentencePiece model"),
+        (MODEL.replace(b"\x18\x02 \x80\x03", b"\x18\x01 \x80\x03"), "another kind than BPE"),
+        (b"\x0a\x06\x0a\x04more" + MODEL, "control tokens"),
+    ],
+)
+def test_another_sentencepiece_model_is_refused(data: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(data)
+    with pytest.raises(CheckpointError, match=reason):
+        open_tokenizer(hint(tmp_path / "tokenizer.model"), spec(384))

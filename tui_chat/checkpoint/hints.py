@@ -95,14 +95,15 @@ def _by_file(path: str) -> TokenizerHint:
     if path.endswith(".tiktoken"):
         name = os.path.basename(path)[: -len(".tiktoken")]
         return TokenizerHint(kind="tiktoken", name=name, path=path, source=_USER)
-    if path.endswith(".bin"):
+    if path.endswith((".bin", ".model")):
         return TokenizerHint(
             kind="llmc" if is_llmc_tokenizer(path) else "llama2c", path=path, source=_USER
         )
     raise UsageError(
         f"{shown_path(path)} is no tokenizer that can be read",
         "",
-        "There are tokenizer.json, meta.pkl, NAME.tiktoken, and tokenizer.bin of llama2.c or llm.c",
+        "There are tokenizer.json, meta.pkl, NAME.tiktoken, tokenizer.model, and tokenizer.bin of "
+        "llama2.c or llm.c",
     )
 
 

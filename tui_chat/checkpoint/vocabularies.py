@@ -1,6 +1,6 @@
-"""Vocabularies in the binary files of llama2.c and llm.c, as lists of pieces by id.
+"""Vocabularies in binary files, as lists of pieces by id: llama2.c's, SentencePiece's, llm.c's.
 
-Both kinds hold a length and that many bytes for each id. A file is believed only when its last
+All of them hold a length and that many bytes for each id. A file is believed only when its last
 piece ends where the file ends.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tui_chat.checkpoint.files import Damaged, RegularFile, refused
@@ -20,7 +21,7 @@ _LLMC_HEADER = 1024
 
 @dataclass(frozen=True, slots=True)
 class ScoredPieces:
-    """llama2.c's tokenizer.bin: piece and score of each id."""
+    """llama2.c's tokenizer.bin, or the tokenizer.model it is made of: piece and score by id."""
 
     pieces: list[bytes]
     scores: list[float]
@@ -90,6 +91,87 @@ def read_byte_pieces(path: str) -> BytePieces:
             return BytePieces(pieces, end)
         except Damaged as error:
             raise refused(path, error) from None
+
+
+# ---- SentencePiece's tokenizer.model: protocol buffers, of which three fields are needed
+
+_PIECE, _TRAINER = 1, 2  # fields of the file
+_MODEL_TYPE, _BPE = 3, 2  # a field of the trainer's part, and its value for BPE
+_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # types of a piece
+_SPACE = "\u2581".encode()
+
+
+def read_sentencepiece(path: str) -> ScoredPieces:
+    """The pieces of a tokenizer.model of the kind that llama2.c trains: BPE with byte pieces, ids 0
+    to 2 unknown, begin and end. Raises CheckpointError for any other."""
+    with RegularFile(path) as file:
+        try:
+            found: list[tuple[bytes, float, int]] = []
+            model_type: object = 1
+            for number, value in _fields(_whole(file)):
+                if number == _PIECE and isinstance(value, bytes):
+                    found.append(_scored(value))
+                elif number == _TRAINER and isinstance(value, bytes):
+                    model_type = dict(_fields(value)).get(_MODEL_TYPE, 1)
+            kinds = [kind for _, _, kind in found]
+            if not found:
+                raise Damaged("it has no pieces")
+            if model_type != _BPE:
+                raise Damaged("it is a SentencePiece model of another kind than BPE")
+            if kinds[:3] != [_UNKNOWN, _CONTROL, _CONTROL] or not set(kinds[3:]) <= {
+                _NORMAL,
+                _BYTE,
+            }:
+                raise Damaged("its control tokens are not those of llama2.c")
+            pieces = [piece.replace(_SPACE, b" ") for piece, _, _ in found]
+            return ScoredPieces(pieces, [score for _, score, _ in found])
+        except Damaged as error:
+            raise refused(path, error) from None
+
+
+def _scored(raw: bytes) -> tuple[bytes, float, int]:
+    """Piece, score and type."""
+    said = dict(_fields(raw))
+    piece, score, kind = said.get(1), said.get(2, bytes(4)), said.get(3, _NORMAL)
+    if not isinstance(piece, bytes) or not isinstance(score, bytes) or len(score) != 4:
+        raise Damaged("one of its pieces has no text or no score")
+    number: float = struct.unpack("<f", score)[0]
+    if math.isnan(number) or not isinstance(kind, int):
+        raise Damaged("one of its pieces has no text or no score")
+    return piece, number, kind
+
+
+def _fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of each field of a protocol buffer: a whole number, or bytes."""
+    at = 0
+    while at < len(raw):
+        key, at = _varint(raw, at)
+        wire = key & 7
+        if wire == 0:
+            value, at = _varint(raw, at)
+            yield key >> 3, value
+            continue
+        if wire == 2:
+            size, at = _varint(raw, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise Damaged("it is no SentencePiece model")
+        if size > len(raw) - at:
+            raise Damaged("it ends in the middle of a piece")
+        yield key >> 3, raw[at : at + size]
+        at += size
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for n in range(10):
+        if at + n >= len(raw):
+            break
+        value |= (raw[at + n] & 127) << 7 * n
+        if raw[at + n] < 128:
+            return value, at + n + 1
+    raise Damaged("it is no SentencePiece model")
 
 
 def is_llmc_tokenizer(path: str) -> bool:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from tui_chat.checkpoint.files import shown_name
-from tui_chat.checkpoint.vocabularies import ScoredPieces, read_scored_pieces
+from tui_chat.checkpoint.vocabularies import ScoredPieces, read_scored_pieces, read_sentencepiece
 from tui_chat.errors import CheckpointError
 
 UNKNOWN, BEGIN, END = 0, 1, 2
@@ -130,7 +130,9 @@ class Llama2c:
 
 
 def open_llama2c(path: str, count: int) -> Llama2c:
-    """The tokenizer.bin at `path`, of `count` ids. Raises CheckpointError."""
+    """The tokenizer.bin at `path`, of `count` ids, or a tokenizer.model. Raises CheckpointError."""
+    if path.endswith(".model"):
+        return Llama2c(shown_name(path), read_sentencepiece(path))
     return Llama2c(shown_name(path), read_scored_pieces(path, count))
 
 

@@ -17,7 +17,7 @@ from tui_chat.checkpoint.names import Table, cat, count, optional, removed_words
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
-from tui_chat.checkpoint.vocabularies import read_scored_pieces
+from tui_chat.checkpoint.vocabularies import read_scored_pieces, read_sentencepiece
 from tui_chat.errors import CheckpointError
 
 NAME = "llama2.c"
@@ -111,8 +111,9 @@ def describe(source: Source) -> Description:
 
 
 def _tokenizer(source: Source, rows: int, warnings: list[str]) -> TokenizerHint:
-    """The tokenizer.bin (or tok512.bin) beside the file, above it, or in data/, of as many ids."""
-    named = ("tokenizer.bin", f"tok{rows}.bin")
+    """The tokenizer.bin or .model, or tok512.bin after its size, that has as many ids: beside the
+    file, above it, or in data/."""
+    named = ("tokenizer.bin", f"tok{rows}.bin", "tokenizer.model", f"tok{rows}.model")
     for folder in ("", "..", "data", "../data", "../.."):
         for name in named:
             path = source.near(folder, name)
@@ -133,7 +134,8 @@ def _tokenizer(source: Source, rows: int, warnings: list[str]) -> TokenizerHint:
 
 def _fits(path: str, rows: int) -> bool:
     try:
-        read_scored_pieces(path, rows)
+        if path.endswith(".model"):
+            return len(read_sentencepiece(path).pieces) == rows
+        return len(read_scored_pieces(path, rows).pieces) == rows
     except CheckpointError:
         return False
-    return True
