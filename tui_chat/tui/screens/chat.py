@@ -21,7 +21,8 @@ from tui_chat.engine import events as ev
 from tui_chat.sampling import PRESETS, SamplingParams
 from tui_chat.tui import lines
 from tui_chat.tui.actions import ACTIONS, short_key
-from tui_chat.tui.chat import Chat, Keeper
+from tui_chat.tui.chat import Chat
+from tui_chat.tui.chat_view import Keeper
 from tui_chat.tui.commands import parse_slash, suggestions
 from tui_chat.tui.screens.chat_actions import WIDE, ChatActions, Services
 from tui_chat.tui.screens.chats import ChatShelf
