@@ -50,6 +50,8 @@ def test_every_action_of_the_table_is_a_method_of_the_chat_screen() -> None:
         ("repetition 1.1", {"repetition_penalty": 1.1}),
         ("window 64", {"repetition_window": 64}),
         ("seed 7", {"seed": 7}),
+        ("T 0.5", {"temperature": 0.5}),
+        ("max 20", {"max_new_tokens": 20}),
         ("seed random", {"seed": None}),
         ("stop ROMEO: \\n\\n", {"stop": ("ROMEO:", "\n\n")}),
         ("stop none", {"stop": ()}),
@@ -63,14 +65,16 @@ def test_a_knob_is_turned_by_its_name_or_its_label(said: str, knobs: dict[str, o
 
 def test_a_preset_is_taken_whole() -> None:
     assert turned(START, "preset greedy", PRESETS) == PRESETS["greedy"]
+    assert turned(START, "preset nanogpt", PRESETS) == PRESETS["nanoGPT"]
 
 
 @pytest.mark.parametrize(
     ("said", "found"),
     [
-        ("", "which knob"),
-        ("self 1", "which knob"),
+        ("", "no knob"),
+        ("self 1", "no knob"),
         ("temperature warm", "takes a number"),
+        ("top-k 2.5", "takes a whole number"),
         ("top_p 3", "between"),
         ("preset nope", "no preset"),
     ],

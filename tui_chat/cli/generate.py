@@ -59,6 +59,9 @@ def ask(arguments: argparse.Namespace) -> int:
         finally:
             if stream is not None and (samples or stream.begun):
                 stream.end()
+        # After the text, which a remark would cut in two.
+        if left_out := sum(sample.left_out for sample in samples):
+            remark(f"the context filled up: {left_out} tokens at the beginning were left out")
         if arguments.json:
             write_json(_report(checkpoint, prompt, params, samples, arguments.logprobs))
         return STOPPED if stopped() else 0
@@ -93,6 +96,7 @@ class Sample:
         self.steps: list[Step] = []
         self.started: Started | None = None
         self.finished: Finished | None = None
+        self.left_out = 0  # tokens, because the context filled up while the reply was made
         self._stream = stream
 
     def make(self, params: SamplingParams, stopped: Callable[[], bool]) -> None:
@@ -112,7 +116,7 @@ class Sample:
                             if self._stream is not None:
                                 self._stream(event.text)
                     case WindowMoved():
-                        remark(f"the context is full: {event.dropped_tokens} tokens were left out")
+                        self.left_out = event.dropped_tokens
 
             self.finished = self.checkpoint.reply(
                 self.prompt, params, on_event=on_event, cancelled=stopped

@@ -246,7 +246,11 @@ class Reply:
                 use_threads(lane.checkpoint.threads)
                 began = time.perf_counter()
                 done, logits = next(running)
-                self._prefill_seconds += time.perf_counter() - began
+                # Reading a moved window anew is part of writing on, not of the first token.
+                if self.ids:
+                    self._decode_seconds += time.perf_counter() - began
+                else:
+                    self._prefill_seconds += time.perf_counter() - began
                 if logits is not None:
                     yield PrefillProgress(request_id=self.request_id, done=done, total=len(ids))
                     return logits

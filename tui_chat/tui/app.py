@@ -52,6 +52,7 @@ class Program:
         self.given = tuple(given)
         self.theme_names: tuple[str, ...] = ()  # ours and the user's
         self.renamed: dict[str, str] = {}
+        self.opened: list[str] = []  # checkpoints opened since the start
         self.deleted: list[str] = []  # ids of chats deleted since the start, newest last
         self.settings, self.notices = settings_module.load(paths)
         self.state = load_state(paths)
@@ -74,7 +75,7 @@ class Program:
         """Where the picker looks, without repeats: what was named, the user's roots, ./checkpoints,
         the bundled demo.
         """
-        named = [user_path(path) for path in (*self.given, *self.settings.roots)]
+        named = [user_path(path) for path in (*self.given, *self.opened, *self.settings.roots)]
         if self.state.last_checkpoint:
             named.append(Path(self.state.last_checkpoint).parent)
         named += [Path("checkpoints"), bundled("checkpoints")]
@@ -101,6 +102,7 @@ class Program:
             ("settings", str(self.paths.settings_file)),
             ("themes", str(self.paths.themes)),
             ("chats", str(self.paths.database)),
+            ("tokenizers", str(self.paths.data / "tokenizers")),
             ("log", str(self.paths.log)),
         ]
 
@@ -132,6 +134,8 @@ class Program:
         panel_open: bool | None = None,
     ) -> None:
         """Note how the program is left, at once: it may be killed."""
+        if checkpoint is not None and checkpoint not in self.opened:
+            self.opened.append(checkpoint)
         changes = {
             "last_checkpoint": checkpoint,
             "last_session": chat,

@@ -52,6 +52,7 @@ class Chat:
         self._loads_due = 0  # loads that the worker has not answered yet
         self._mode: Mode | None = None  # what the user chose; None: the checkpoint's own
         self.context_used = 0
+        self._missing = ""  # characters said to have no token
         self.window: str | int | None = (
             None  # message (chat) or character (raw) at which the sent window begins
         )
@@ -318,8 +319,14 @@ class Chat:
         if not len(self.conversation):
             self.conversation.mode = self._mode or event.info.mode
             self._view.conversation_changed()
+        self._missing = ""
         for warning in event.info.warnings:
             self._view.say(warning)
+        if self.conversation.mode == "chat" and not event.info.template.name:
+            self._view.say(
+                f"{event.info.label} has no chat template: turns go to it as plain User: and "
+                "Assistant:. Ctrl+T changes to raw text."
+            )
         if self.reply is None:
             self._count_context()
         self._request()
@@ -380,8 +387,9 @@ class Chat:
                     self._view.conversation_changed()
                 else:
                     self._view.message_added(message)
-        if event.missing:
-            self._view.say(f"The tokenizer has no token for {event.missing!r}: left out.")
+        if new := "".join(c for c in event.missing if c not in self._missing):
+            self._missing += new
+            self._view.say(f"The tokenizer has no token for {' '.join(new)}: left out.")
         self._move_window(reply, event.first_turn, event.first_char)
 
     def _move_window(self, reply: RunningReply, first_turn: int, first_char: int) -> None:

@@ -68,6 +68,13 @@ def suggestions(text: str) -> list[Action]:
     return [action for slash, action in BY_SLASH.items() if slash.startswith(text[1:].lower())]
 
 
+# What people type besides the names and labels of the knobs.
+SHORT = {
+    "temp": "temperature", "t": "temperature", "topk": "top_k", "topp": "top_p", "minp": "min_p",
+    "max": "max_new_tokens", "max tokens": "max_new_tokens", "penalty": "repetition_penalty",
+}  # fmt: skip
+
+
 def turned(
     params: SamplingParams, argument: str, presets: Mapping[str, SamplingParams]
 ) -> SamplingParams:
@@ -78,19 +85,21 @@ def turned(
     said = argument.replace("=", " ").strip()
     names = {"preset": "preset"}
     for row in KNOBS:
-        names |= {row.name: row.name, row.label.strip(): row.name, row.label.strip("- "): row.name}
+        names |= {row.name: row.name, row.label.strip(): row.name}
+    names |= SHORT
     # The longest name first: "max new 20" is the knob "max new" and the value 20.
     for name in sorted(names, key=len, reverse=True):
         if re.match(rf"{_spoken(name)}(\s|$)", _spoken(said)):
             break
     else:
         known = ", ".join(row.name for row in KNOBS)
-        raise UsageError("which knob?", f"{said!r} begins with none", f"There are {known}, preset")
+        raise UsageError(f"there is no knob {said!r}", "", f"There are {known}, preset")
     value, name = said[len(name) :].strip(), names[name]
     if name == "preset":
-        if value not in presets:
+        found = [preset for preset in presets if preset.casefold() == value.casefold()]
+        if not found:
             raise UsageError(f"there is no preset {value!r}", "", f"There are {', '.join(presets)}")
-        return presets[value]
+        return presets[found[0]]
     return params.with_(**{name: _value(knob(name), value)})
 
 
@@ -110,4 +119,5 @@ def _value(row: Knob, typed: str) -> object:
     try:
         return float(typed) if row.kind == "float" else int(typed)
     except ValueError:
-        raise UsageError(f"{row.name} takes a number", f"{typed!r} is none") from None
+        number = "a number" if row.kind == "float" else "a whole number"
+        raise UsageError(f"{row.name} takes {number}, not {typed!r}") from None

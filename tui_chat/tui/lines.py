@@ -64,7 +64,7 @@ def status(
     moment, in place of what happens.
     """
     activity, tone, progress = _activity(chat)
-    if said:
+    if said and not chat.loading:
         activity, tone, progress, receipt = said, "note", -1.0, ""
     elif error:
         activity, tone = error, "error"

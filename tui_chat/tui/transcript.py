@@ -33,6 +33,7 @@ def receipt_line(receipt: Receipt | None, *, running: bool = False, short: bool 
         return ""
     parts = [receipt.checkpoint, f"seed {receipt.seed}"]
     if short:
+        parts.append("" if receipt.stop_reason or running else reason_words(None))
         return " · ".join(part for part in parts if part)
     if receipt.new_tokens:
         parts.append(f"{receipt.new_tokens} tok")

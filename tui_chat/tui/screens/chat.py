@@ -125,15 +125,20 @@ class ChatScreen(ChatActions):
     def conversation_changed(self) -> None:
         if not self.is_attached:
             return
-        self._error = ""
+        self._error, self._said = "", ("", 0.0)
         self.chat.sync()
         conversation = self.chat.conversation
         running = self.chat.reply.message_id if self.chat.reply else ""
         blocks = list(blocks_of(conversation, window=self.chat.window, running=running))
         if not len(conversation):
             blocks.append(Block(id=WELCOME, kind="note", text=lines.welcome(self.chat)))
-        self.transcript.set_blocks(blocks)
-        self.transcript.set_writing(running or None)
+        view, cursor = self.transcript, self.transcript.cursor
+        view.set_blocks(blocks)
+        view.set_writing(running or None)
+        if view.has_focus and len(conversation):
+            # Whoever goes over messages goes on from the same one, or from its new version.
+            at = cursor if cursor in view else conversation.leaf
+            view.select_block(at if at in view else None)
         self.call_after_refresh(self._show_rail)
 
     def message_added(self, message: Message) -> None:
@@ -179,6 +184,9 @@ class ChatScreen(ChatActions):
         else:
             self.app.clear_notifications()  # the newest sentence is enough
             self.notify(text, markup=False, timeout=SAID_FOR)
+
+    def unsay(self) -> None:
+        self._error, self._said = "", ("", 0.0)
 
     def _show_rail(self) -> None:
         if self.has_class("-huge"):
@@ -298,6 +306,8 @@ class ChatScreen(ChatActions):
             self._draft_tokens = event.tokens
             return
         before = self.chat.loaded
+        if isinstance(event, (ev.Started, ev.Finished, ev.Loaded)):
+            self._error, self._said = "", ("", 0.0)  # there is something newer to say
         self.chat.handle(event)
         if isinstance(event, ev.Loaded) and self.chat.loaded is not before:
             self._services.remember(checkpoint=event.info.path)

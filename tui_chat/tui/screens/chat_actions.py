@@ -15,7 +15,7 @@ from textual.widget import Widget
 from tui_chat.checkpoint.info import Run
 from tui_chat.conversation import Conversation, Mode
 from tui_chat.errors import TuiChatError
-from tui_chat.sampling import SamplingParams
+from tui_chat.sampling import SamplingParams, chain
 from tui_chat.settings import user_path
 from tui_chat.tui.actions import ACTIONS, BY_SLASH
 from tui_chat.tui.chat import Chat
@@ -96,6 +96,9 @@ class ChatActions(Screen[None]):
     def say(self, text: str, *, error: bool = False) -> None:
         """One sentence for the reader."""
 
+    def unsay(self) -> None:
+        """What was said last is over."""
+
     def conversation_changed(self) -> None:
         """Draw the conversation anew."""
 
@@ -173,6 +176,7 @@ class ChatActions(Screen[None]):
             return
         self.panel.params = params
         self.chat.set_params(params)
+        self.say(chain(params))
 
     def action_retry(self) -> None:
         self.chat.retry()
@@ -259,6 +263,7 @@ class ChatActions(Screen[None]):
         prompt.
         """
         if self.chat.reply is not None and self.chat.stop():
+            self.unsay()
             return
         if self.chat.loading:
             self.chat.cancel_load()
@@ -348,6 +353,7 @@ class ChatActions(Screen[None]):
         before = self.app.theme
         if argument in self.app.available_themes:
             self.app.theme = argument
+            self.unsay()
         elif argument:
             self.say(f"There is no theme {argument!r}: /theme shows them all.")
         else:

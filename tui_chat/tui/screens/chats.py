@@ -61,9 +61,10 @@ class ChatsScreen(Sheet):
     def action_delete(self) -> None:
         if key := self.query_one(RowList).cursor_key:
             self._once_done(self._shelf.delete(key))
-            self.notify("Deleted. Ctrl+Z brings it back.", markup=False)
+            self.hint("Deleted · ^Z brings it back")
 
     def action_undelete(self) -> None:
+        self.hint(self.KEYS)
         if back := self._shelf.undelete():
             self._once_done(back[1])
 

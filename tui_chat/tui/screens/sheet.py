@@ -78,6 +78,10 @@ class Sheet(ModalScreen[str | None]):
             yield RowList()
             yield Static("", classes="card", markup=False)
 
+    def hint(self, text: str) -> None:
+        """Words on the lower border."""
+        self.query_one(Vertical).border_subtitle = Content(text)
+
     def refill(self) -> None:
         """Show the rows as they are now."""
         shown = self.query_one(RowList)
