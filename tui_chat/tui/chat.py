@@ -324,8 +324,7 @@ class Chat:
             self._view.say(warning)
         if self.conversation.mode == "chat" and not event.info.template.name:
             self._view.say(
-                f"{event.info.label} has no chat template: turns go to it as plain User: and "
-                "Assistant:. Ctrl+T changes to raw text."
+                "No chat template: turns go as plain User: and Assistant: (Ctrl+T: raw)."
             )
         if self.reply is None:
             self._count_context()
