@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import stat
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from tui_chat import settings
 from tui_chat.errors import UsageError
 from tui_chat.sampling import SamplingParams
 from tui_chat.settings import Paths, Settings, State
+from tui_chat.tui.actions import ACTIONS
 
 
 @pytest.fixture
@@ -152,3 +155,13 @@ def test_every_directory_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_settings_are_for_their_owner_alone(paths: Paths) -> None:
     settings.save(paths, Settings(system="secret"))
     assert stat.S_IMODE(paths.settings_file.stat().st_mode) & 0o077 == 0
+
+
+def test_the_settings_shown_in_the_readme_can_all_be_used(paths: Paths) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    shown = readme.partition("```toml\n")[2].partition("```")[0]
+    read, notices = written(paths, shown)
+    assert notices == []
+    assert set(tomllib.loads(shown)) == {f.name for f in fields(Settings)}
+    assert read.presets["careful"].top_p == 0.9
+    assert set(read.keymap) <= {action.id for action in ACTIONS}

@@ -30,8 +30,8 @@ def test_every_command_has_its_help(run: Run, command: str) -> None:
 
 def shown_in_the_readme() -> list[list[str]]:
     """The words after `tui-chat` wherever the README shows it, as code or in the text."""
-    blocks = re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    lines = [line for language, block in blocks if not language for line in block.splitlines()]
     lines += re.findall(r"`(tui-chat [^`]*)`", README)
     split = (shlex.split(line, comments=True) for line in lines)
     return [words[words.index("tui-chat") + 1 :] for words in split if "tui-chat" in words]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from tui_chat.checkpoint.files import Damaged
 from tui_chat.checkpoint.pickles import Name, Persistent, Record
-from tui_chat.checkpoint.tensors import ITEM_BYTES, Storage, TensorRef, checked
+from tui_chat.checkpoint.tensors import ITEM_BYTES, Storage, checked
 from tui_chat.checkpoint.words import kind
 
 MAX_DEPTH = 64
@@ -210,12 +210,3 @@ def mapping(value: object) -> Mapping[str, object]:
     if isinstance(value, dict):
         return {k: v for k, v in value.items() if isinstance(k, str)}
     return value.fields if isinstance(value, Opaque) else {}
-
-
-def tensor_dict(value: object) -> Mapping[str, TensorRef] | None:
-    """`value` if it is a dict from names to tensors and nothing else; None otherwise."""
-    if not isinstance(value, dict) or not value:
-        return None
-    if not all(isinstance(k, str) and isinstance(v, TensorRef) for k, v in value.items()):
-        return None
-    return value

@@ -113,8 +113,8 @@ def _app(paths: list[str], load: LoadOptions) -> int:
             )
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # Python's own choice, which the app expects
-    # Textual reads this when it is imported: paints a second. A key shows after half
-    # of such a period on average; twice the default brings its echo from 15 ms to 3.
+    # How often a second Textual may paint, which it reads when it is imported. A key waits half a
+    # period on average; twice the default brings its echo from 15 ms to 3.
     os.environ.setdefault("TEXTUAL_FPS", "120")
     from tui_chat.tui.app import run
 
