@@ -53,7 +53,7 @@ class Fed(TuiChat):
     async def play(self) -> None:
         screen, chat = self.chat_screen, self.chat_screen.chat
         while chat.loading:  # the folder holds no checkpoint, which the app has to say first
-            await self.painted()
+            await asyncio.sleep(0.02)  # spinning here would keep the worker from importing torch
         for case in cases(Path(sys.argv[1])):
             parts = pieces(case)
             text = "".join(parts)[:2000]
@@ -75,13 +75,13 @@ class Fed(TuiChat):
             for _ in range(5):
                 await self.painted()
             while isinstance(self.screen, CheckpointPicker) and self.screen._scanning:
-                await self.painted()
+                await asyncio.sleep(0.02)
         self.exit(0)
 
     async def replies(self, parts: list[str], reply: Any) -> None:
         screen = self.chat_screen
         while not reply.turn_ids:  # until the prompt is on disk and asked for
-            await self.painted()
+            await asyncio.sleep(0.005)
         request = reply.request_id
         text = "".join(parts)
         screen.handle(
