@@ -49,6 +49,9 @@ class Description:
     text_start: tuple[int, ...] = ()
     mode: Mode = "raw"
     warnings: list[str] = field(default_factory=list)
+    inferred: list[str] = field(default_factory=list)
+    defaults: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
     description: str = ""
 
 
@@ -81,6 +84,9 @@ def finish(source: Source, found: Description) -> CheckpointInfo:
         text_start=tuple(i for i in found.text_start if 0 <= i < spec.vocab_size),
         mode=found.mode,
         warnings=tuple(found.warnings),
+        inferred=tuple(found.inferred),
+        defaults=tuple(found.defaults),
+        unused=tuple(found.unused),
         fingerprint=_fingerprint(recipes),
         size=sum(archive.stamp.size for archive in found.archives),
         modified=max(archive.modified for archive in found.archives),

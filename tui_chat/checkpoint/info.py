@@ -25,7 +25,17 @@ class TokenizerHint:
     sampler reads them so.
     """
 
-    kind: Literal["none", "tiktoken", "chars", "tokenizer.json", "llama2c", "llmc"]
+    kind: Literal[
+        "none",
+        "tiktoken",
+        "chars",
+        "tokenizer.json",
+        "llama2c",
+        "llmc",
+        "nanochat",
+        "hipgpt",
+        "gguf",
+    ]
     name: str = ""  # tiktoken: the encoding
     path: str = ""
     source: str = ""
@@ -40,6 +50,7 @@ class TemplateHint:
 
     name: str = ""
     source: str = ""
+    jinja: str = ""  # the text of a Hugging Face chat template
     # "roles" templates: what stands before and after each role's text, e.g. {"user": ("<|user|>",
     # "<|end|>")}
     turns: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -64,6 +75,9 @@ class CheckpointInfo:
     text_start: tuple[int, ...] = ()  # ids before every raw text, such as Llama's begin-of-text
     mode: Mode = "raw"
     warnings: tuple[str, ...] = ()
+    inferred: tuple[str, ...] = ()  # what the file does not say, and from what it was concluded
+    defaults: tuple[str, ...] = ()  # what its own code takes where the file says nothing
+    unused: tuple[str, ...] = ()  # settings and tensors of the file that were left out
     fingerprint: str = ""
     size: int = 0
     modified: float = 0.0  # seconds since the epoch
@@ -99,6 +113,9 @@ class CheckpointInfo:
             "stop_ids": list(self.stop_ids),
             "mode": self.mode,
             "warnings": list(self.warnings),
+            "inferred": list(self.inferred),
+            "defaults": list(self.defaults),
+            "unused": list(self.unused),
             "fingerprint": self.fingerprint,
             "description": self.description,
         }

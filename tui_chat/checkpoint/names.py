@@ -1,9 +1,9 @@
 """From a trainer's tensor names to ours, as data.
 
 A table row is canonical prefix -> source prefix; weight and bias go together. `{i}` stands for the
-layer, `{h}` for the head. `match` holds a file against a table: every tensor of the file is used or
-ignored, every tensor the model needs is there, every shape is right. Otherwise an error lists what
-is missing, left over or of the wrong shape.
+layer, `{h}` for the head, `{e}` for the expert. `match` holds a file against a table: every tensor
+of the file is used or ignored, every tensor the model needs is there, every shape is right.
+Otherwise an error lists what is missing, left over or of the wrong shape.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 @dataclass(frozen=True, slots=True)
 class Row:
     """Where one canonical prefix comes from: `parts` one below the other (dim 0), each turned over
-    if `transposed`."""
+    if `transposed`. With `{e}` the parts of one expert stand together."""
 
     parts: tuple[str, ...]
     transposed: bool = False
     optional: bool = False
+    partial: bool = False  # some layers may have it and others not
     biased: bool = False  # its bias may not be missing; of the others the file decides
 
 
@@ -51,6 +52,11 @@ def transpose(part: str) -> Row:
 def optional(row: str | Row) -> Row:
     """A row that a file may leave out."""
     return replace(_row(row), optional=True)
+
+
+def partial(row: str | Row) -> Row:
+    """A row that only some layers have."""
+    return replace(_row(row), optional=True, partial=True)
 
 
 def biased(row: str | Row) -> Row:
@@ -158,7 +164,7 @@ def match(
     for canonical, entry in table.items():
         row = _row(entry)
         for layer in range(spec.n_layer) if "{i}" in canonical else (0,):
-            _match_row(found, tensors, canonical, row, layer, spec.n_head)
+            _match_row(found, tensors, canonical, row, layer, spec)
     _check_whole(found, spec, table)
     _check_shapes(found, spec)
     patterns = tuple(ignored)
@@ -186,13 +192,22 @@ def match(
 
 
 def _match_row(
-    found: _Match, tensors: Mapping[str, object], canonical: str, row: Row, layer: int, heads: int
+    found: _Match,
+    tensors: Mapping[str, object],
+    canonical: str,
+    row: Row,
+    layer: int,
+    spec: ModelSpec,
 ) -> None:
+    experts = spec.experts.count if spec.experts and "{e}" in "".join(row.parts) else 1
     for suffix in SUFFIXES:
         sources = [
-            f"{part}.{suffix}".replace("{i}", str(layer)).replace("{h}", str(head))
+            f"{part}.{suffix}".replace("{i}", str(layer))
+            .replace("{e}", str(expert))
+            .replace("{h}", str(head))
+            for expert in range(experts)
             for part in row.parts
-            for head in (range(heads) if "{h}" in part else (0,))
+            for head in (range(spec.n_head) if "{h}" in part else (0,))
         ]
         there = [name for name in sources if name in tensors]
         if not there and (row.optional or (suffix == "bias" and not row.biased)):
@@ -228,66 +243,87 @@ def _check_whole(found: _Match, spec: ModelSpec, table: Table) -> None:
             per_layer.setdefault(rest, set()).add(int(layer))
     for rest, layers in per_layer.items() if not found.missing else ():
         prefix, _, suffix = rest.rpartition(".")
-        source = _row(table.get("blocks.{i}." + prefix, "blocks.{i}." + prefix)).parts[0]
+        row = _row(table.get("blocks.{i}." + prefix, "blocks.{i}." + prefix))
+        if row.partial:
+            continue
+        source = row.parts[0]
         for i in sorted(set(range(spec.n_layer)) - layers):
             name = f"{source}.{suffix}"
             found.missing.append(name.replace("{i}", str(i)).replace("{h}", "0"))
     if not found.missing and not found.wrong and spec.family == "decoder":
-        found.missing += [name for name in needed(spec) if name not in found.recipes]
+        found.missing += [name for name in needed(spec, found.recipes) if name not in found.recipes]
 
 
 def _check_shapes(found: _Match, spec: ModelSpec) -> None:
     for name, recipe in found.recipes.items():
-        down = found.recipes.get(re.sub(r"mlp\.\w+\.\w+$", "mlp.down.weight", name))
+        down = found.recipes.get(
+            re.sub(r"(mlp(\.experts|\.shared)?)\.\w+\.\w+$", r"\1.down.weight", name)
+        )
         hidden = down.shape[1] if down is not None and len(down.shape) == 2 else 0
-        wanted = shape_of(name, spec, hidden)
-        if wanted is not None and recipe.shape != wanted:
-            found.wrong.append(f"{name} is {shape_text(recipe.shape)}, not {shape_text(wanted)}")
+        wanted = shapes_of(name, spec, hidden)
+        if wanted and recipe.shape not in wanted:
+            found.wrong.append(f"{name} is {shape_text(recipe.shape)}, not {shape_text(wanted[0])}")
 
 
-def needed(spec: ModelSpec) -> tuple[str, ...]:
-    """Canonical names that the decoder cannot do without, whatever else a file has."""
+def needed(spec: ModelSpec, there: Iterable[str] = ()) -> tuple[str, ...]:
+    """Canonical names that the decoder cannot do without, whatever else a file has. `there` tells
+    which layers have a router and so experts in place of the MLP."""
     names = ["embed.weight"]
     if spec.position == "learned":
         names.append("position.weight")
+    routed = frozenset(there)
+    up = "gate_up" if spec.gated else "up"
     for i in range(spec.n_layer):
         names.append(f"blocks.{i}.attn.qkv.weight")
         if spec.attention_output:
             names.append(f"blocks.{i}.attn.out.weight")
-        names.append(f"blocks.{i}.mlp.{'gate_up' if spec.gated else 'up'}.weight")
-        names.append(f"blocks.{i}.mlp.down.weight")
+        mlp = f"blocks.{i}.mlp"
+        if f"{mlp}.router.weight" in routed:
+            mlp += ".experts"
+        names += [f"{mlp}.{up}.weight", f"{mlp}.down.weight"]
     return tuple(names)
 
 
-def shape_of(name: str, spec: ModelSpec, hidden: int) -> tuple[int, ...] | None:
-    """The shape a canonical tensor must have; `hidden` is the inner width of the MLP. None for
+def shapes_of(name: str, spec: ModelSpec, hidden: int) -> tuple[tuple[int, ...], ...]:
+    """The shapes a canonical tensor may have; `hidden` is the inner width of its MLP. None for
     unknown names."""
     width = spec.n_embd
-    query = spec.n_head * spec.head_dim
+    query, keys = spec.n_head * spec.head_dim, spec.n_kv_head * spec.head_dim
+    experts = spec.experts.count if spec.experts else 0
     matrices = {
         "embed": (spec.vocab_size, width),
         "head": (spec.vocab_size, width),
         "position": (spec.context_length, width),
-        "attn.qkv": (query + 2 * spec.n_kv_head * spec.head_dim, width),
+        "attn.qkv": (query + 2 * keys, width),
         "attn.out": (width, query),
         "mlp.up": (hidden, width),
         "mlp.gate_up": (2 * hidden, width),
         "mlp.down": (width, hidden),
+        "mlp.router": (experts, width),
+        "mlp.experts.up": (experts * hidden, width),
+        "mlp.experts.gate_up": (experts * 2 * hidden, width),
+        "mlp.experts.down": (experts * width, hidden),
+        "mlp.shared.up": (hidden, width),
+        "mlp.shared.gate_up": (2 * hidden, width),
+        "mlp.shared.down": (width, hidden),
+        "mlp.shared_gate": (1, width),
     }
     norms = {
-        "embed_norm": width,
-        "final_norm": width,
-        "attn_norm": width,
-        "mlp_norm": width,
-        "attn.q_norm": spec.head_dim,
-        "attn.k_norm": spec.head_dim,
+        "embed_norm": (width,),
+        "final_norm": (width,),
+        "attn_norm": (width,),
+        "mlp_norm": (width,),
+        "attn_post_norm": (width,),
+        "mlp_post_norm": (width,),
+        "attn.q_norm": (spec.head_dim, query),  # over each head, or over all of them
+        "attn.k_norm": (spec.head_dim, keys),
     }
     prefix, _, suffix = re.sub(r"^blocks\.\d+\.", "", name).rpartition(".")
     if prefix in norms:
-        return (norms[prefix],)
+        return tuple((size,) for size in norms[prefix])
     if prefix in matrices:
-        return matrices[prefix] if suffix == "weight" else matrices[prefix][:1]
-    return None
+        return (matrices[prefix] if suffix == "weight" else matrices[prefix][:1],)
+    return ()
 
 
 def _listed(names: list[str]) -> str:

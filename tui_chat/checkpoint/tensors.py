@@ -6,7 +6,8 @@ anything is allocated: a file of 500 bytes can claim a terabyte.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from tui_chat.checkpoint.files import Damaged
 from tui_chat.checkpoint.words import kind
@@ -46,11 +47,24 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
+class LowRank:
+    """What a LoRA adapter adds to a matrix: `scale * up @ down`, turned over if `transposed`."""
+
+    down: TensorRef  # (rank, in)
+    up: TensorRef  # (out, rank)
+    scale: float
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TensorRef:
     """A tensor that has not been read. `stride` and `offset` count numbers, not bytes.
 
-    `scales` is for quantised tensors: each run of `numel / scales.numel` numbers is multiplied by
-    the scale with its index, which gives float32.
+    Where the numbers are laid out in more dimensions than the tensor has (rows grouped by head),
+    `grid` is the shape that `stride` walks through, row-major, and `shape` what it is then taken
+    for. `scales` is for quantised tensors: each run of `numel / scales.numel` numbers is multiplied
+    by the scale with its index, which gives float32. `deltas` are added to it and `plus` to every
+    number.
     """
 
     dtype: str
@@ -59,6 +73,9 @@ class TensorRef:
     offset: int
     storage: Storage
     scales: TensorRef | None = None
+    grid: tuple[int, ...] = ()
+    deltas: tuple[LowRank, ...] = ()
+    plus: float = 0.0
 
     @property
     def numel(self) -> int:
@@ -70,7 +87,12 @@ class TensorRef:
     @property
     def storages(self) -> tuple[Storage, ...]:
         """What must be read to have its numbers."""
-        return (self.storage,) if self.scales is None else (self.storage, self.scales.storage)
+        found = [self.storage]
+        if self.scales is not None:
+            found += self.scales.storages
+        for delta in self.deltas:
+            found += delta.down.storages + delta.up.storages
+        return tuple(found)
 
     @property
     def nbytes(self) -> int:
@@ -86,6 +108,9 @@ class TensorRef:
             self.dtype,
             self.shape,
             self.stride,
+            self.grid,
+            self.deltas,
+            self.plus,
         )
 
     def same_numbers(self, other: TensorRef) -> bool:
@@ -100,6 +125,31 @@ class TensorRef:
             and layout
             == (other.offset, other.dtype, other.shape, other.stride, other.storage.nbytes)
         )
+
+
+def part(
+    ref: TensorRef,
+    shape: tuple[int, ...],
+    *,
+    offset: int = 0,
+    grid: tuple[int, ...] = (),
+    stride: tuple[int, ...] = (),
+) -> TensorRef:
+    """Some of the numbers of a contiguous tensor: `shape`, from number `offset` of it on.
+
+    Without `stride` they follow one another; with it they are walked through as `grid` (default
+    `shape`). Raises Damaged when they are not all inside.
+    """
+    if ref.stride != contiguous(ref.shape) or ref.scales is not None or ref.deltas:
+        raise Damaged("a tensor that would have to be cut is not stored in one piece")
+    walk = grid or shape
+    steps = stride or contiguous(walk)
+    if math.prod(walk) != math.prod(shape) or min((*shape, offset), default=0) < 0:
+        raise Damaged(f"a tensor of {shape_text(ref.shape)} cannot be cut to {shape_text(shape)}")
+    last = offset + sum((size - 1) * step for size, step in zip(walk, steps, strict=True))
+    if math.prod(shape) and last >= ref.numel:
+        raise Damaged(f"a tensor of {shape_text(ref.shape)} cannot be cut to {shape_text(shape)}")
+    return replace(ref, shape=shape, stride=steps, offset=ref.offset + offset, grid=grid)
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
