@@ -1,0 +1,130 @@
+"""A mixture of experts in place of an MLP: a router gives each position to a few of many MLPs.
+
+For one position only the chosen experts are multiplied; for many, each expert gets its positions in
+one product. Settled when it is built, like the rest of a layer. Knows no cache and no file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tui_chat.model.layers import ACTIVATIONS, Map, Matrix, gate, matrix, times
+from tui_chat.model.spec import Experts, ModelSpec
+
+_Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def mixture(spec: ModelSpec, weights: dict[str, Tensor], at: str) -> Map:
+    """The mixture of layer `at` ("blocks.3") as a function (T, n_embd) -> (T, n_embd).
+
+    Takes `{at}.mlp.router`, `.experts`, `.shared` and `.shared_gate` out of `weights`. All
+    positions of a call are routed together, which a capacity factor lets one notice. Raises
+    KeyError for a tensor that is missing.
+    """
+    experts = spec.experts
+    assert experts is not None
+    prefix = f"{at}.mlp"
+    choose = _router(experts, weights, f"{prefix}.router")
+    up_name = "gate_up" if spec.gated else "up"
+    ups = _each(experts.count, weights, f"{prefix}.experts.{up_name}")
+    downs = _each(experts.count, weights, f"{prefix}.experts.down")
+    act = gate(spec.activation) if spec.gated else ACTIVATIONS[spec.activation]
+    shared = _shared(spec, weights, prefix, act)
+
+    def routed(x: Tensor) -> Tensor:
+        scores, chosen = choose(x)  # (T, used) each
+        if x.shape[0] == 1:
+            out = torch.zeros_like(x)
+            for expert, score in zip(chosen[0].tolist(), scores[0].tolist(), strict=True):
+                out.add_(times(act(times(x, ups[expert])), downs[expert]), alpha=score)
+            return out
+        return _by_expert(x, scores, chosen, ups, downs, act)
+
+    if shared is None:
+        return routed
+    return lambda x: routed(x).add_(shared(x))
+
+
+def _by_expert(
+    x: Tensor, scores: Tensor, chosen: Tensor, ups: list[Matrix], downs: list[Matrix], act: Map
+) -> Tensor:
+    """Every expert's product for the positions that chose it, added up: (T, n_embd)."""
+    used = chosen.shape[1]
+    flat = chosen.reshape(-1)
+    order = flat.argsort(stable=True)  # by expert, in each by position
+    positions = order // used
+    by = scores.reshape(-1)[order][:, None].to(x.dtype)
+    out = torch.zeros_like(x)
+    begin = 0
+    for expert, count in enumerate(torch.bincount(flat, minlength=len(ups)).tolist()):
+        if not count:
+            continue
+        end = begin + count
+        here = positions[begin:end]
+        product = times(act(times(x[here], ups[expert])), downs[expert])
+        out.index_add_(0, here, product.mul_(by[begin:end]))
+        begin = end
+    return out
+
+
+def _router(experts: Experts, weights: dict[str, Tensor], name: str) -> _Choose:
+    """Scores and numbers of the experts chosen for (T, n_embd): (T, used) float32 and int64."""
+    to_logits = matrix(weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias", None))
+    used, softmax = experts.used, experts.router == "softmax"
+
+    def choose(x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = times(x, to_logits).float()
+        all_scores = logits.softmax(-1) if softmax else logits.sigmoid_()
+        scores, chosen = all_scores.topk(used, -1)
+        if experts.renormalised:
+            scores = scores / scores.sum(-1, keepdim=True)
+        # A single position never exceeds a capacity, which is at least one.
+        if experts.capacity_factor > 0 and x.shape[0] > 1:
+            scores = scores * _within(chosen, experts)
+        return scores, chosen
+
+    return choose
+
+
+def _within(chosen: Tensor, experts: Experts) -> Tensor:
+    """1 for the choices that an expert still has room for, else 0: (T, used).
+
+    Each rank of choice is counted for itself, in the order of the positions.
+    """
+    count, used = chosen.shape
+    capacity = max(1, math.ceil(count * used / experts.count * experts.capacity_factor))
+    picks = torch.nn.functional.one_hot(chosen, experts.count)  # (T, used, experts)
+    before = picks.cumsum(0).gather(2, chosen[..., None])[..., 0]
+    return before <= capacity
+
+
+def _each(count: int, weights: dict[str, Tensor], name: str) -> list[Matrix]:
+    """The matrices of the single experts, which lie one below the other."""
+    rows = weights.pop(f"{name}.weight").chunk(count)
+    bias = weights.pop(f"{name}.bias", None)
+    biases = [None] * count if bias is None else bias.chunk(count)
+    return [matrix(weight, one) for weight, one in zip(rows, biases, strict=True)]
+
+
+def _shared(spec: ModelSpec, weights: dict[str, Tensor], prefix: str, act: Map) -> Map | None:
+    """The expert that every position has, or None. Its gate, where there is one, is a sigmoid."""
+
+    def linear(name: str) -> Matrix:
+        found = weights.pop(f"{prefix}.{name}.weight")
+        return matrix(found, weights.pop(f"{prefix}.{name}.bias", None))
+
+    if f"{prefix}.shared.down.weight" not in weights:
+        return None
+    up, down = linear("shared.gate_up" if spec.gated else "shared.up"), linear("shared.down")
+
+    def shared(x: Tensor) -> Tensor:
+        return times(act(times(x, up)), down)
+
+    if f"{prefix}.shared_gate.weight" not in weights:
+        return shared
+    opening = linear("shared_gate")
+    return lambda x: shared(x).mul_(times(x, opening).sigmoid_())
