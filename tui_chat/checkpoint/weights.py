@@ -21,7 +21,7 @@ from tui_chat.checkpoint.files import (
 )
 from tui_chat.checkpoint.names import Recipe
 from tui_chat.checkpoint.plan import WeightPlan
-from tui_chat.checkpoint.tensors import Storage, TensorRef
+from tui_chat.checkpoint.tensors import ITEM_BYTES, Storage, TensorRef
 from tui_chat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -50,13 +50,24 @@ def load(
     when the file is damaged, or has changed since it was described; LoadCancelled when `cancelled`
     says so.
     """
-    import torch
-
-    plan = info.plan
-    if plan is None:
+    if info.plan is None:
         raise CheckpointError(
             f"cannot open {shown_path(info.path)}", "it was described without its tensors"
         )
+    return read(info.plan, dtype=dtype, device=device, progress=progress, cancelled=cancelled)
+
+
+def read(
+    plan: WeightPlan,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    progress: Callable[[float], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The tensors of a plan under their names; everything else as in `load`."""
+    import torch
+
     wanted = getattr(torch, dtype) if isinstance(dtype, str) and dtype else dtype or None
     reader = _Reader(plan, progress or (lambda done: None), cancelled or (lambda: False))
     try:
@@ -128,13 +139,24 @@ class _Reader:
         self.uses[key] -= 1
         if not self.uses[key]:
             del self.held[key]
-        numbers = buffer.view(getattr(torch, ref.dtype))
-        values = torch.as_strided(numbers, ref.shape, ref.stride, ref.offset)
-        if ref.scales is None:
-            return values
-        scales = self._part(ref.scales)
-        groups = values.reshape(scales.numel(), -1).float()
-        return groups.mul_(scales.reshape(-1, 1)).reshape(ref.shape)
+        # A storage of mixed blocks, such as int8 numbers and float16 scales, need not be whole.
+        whole = buffer.numel() - buffer.numel() % ITEM_BYTES[ref.dtype]
+        numbers = buffer[:whole].view(getattr(torch, ref.dtype))
+        values = torch.as_strided(numbers, ref.grid or ref.shape, ref.stride, ref.offset)
+        values = values.reshape(ref.shape)
+        if ref.scales is not None:
+            scales = self._part(ref.scales).float()
+            groups = values.reshape(scales.numel(), -1).float()
+            values = groups.mul_(scales.reshape(-1, 1)).reshape(ref.shape)
+        if ref.deltas or ref.plus:
+            # In float32: what is added may be smaller than what 16 bits can tell apart.
+            values = values.to(torch.float32, copy=True)
+            for delta in ref.deltas:
+                up, down = self._part(delta.up).float(), self._part(delta.down).float()
+                change = (up @ down).mul_(delta.scale)
+                values += change.t() if delta.transposed else change
+            values += ref.plus
+        return values
 
     def _read(self, storage: Storage) -> torch.Tensor:
         """The bytes of a storage as a uint8 tensor. It owns them: no file stays behind it."""
