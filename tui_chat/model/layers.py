@@ -20,6 +20,7 @@ from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import Activation, ModelSpec
 
 Map = Callable[[Tensor], Tensor]
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
 
 
 class Matrix(NamedTuple):
@@ -56,6 +57,9 @@ class Norm(NamedTuple):
 
     many: Map
     one: Map
+
+
+UNNORMED = Norm(lambda x: x, lambda x: x)
 
 
 def norm(spec: ModelSpec, like: Tensor, weight: Tensor | None, bias: Tensor | None) -> Norm:
@@ -130,100 +134,59 @@ def gate_of(activation: Activation, product: Tensor) -> Map:
     return lambda _: act(opened).mul_(up)
 
 
-def softcap(limit: float | None) -> Map | None:
-    """limit * tanh(logits / limit), or None."""
-    return None if limit is None else lambda x: (x / limit).tanh_().mul_(limit)
+def shaped_logits(spec: ModelSpec) -> Map | None:
+    """What happens to float32 logits, in place, after the head: logit_scale, then softcap; None
+    where nothing does."""
+    scale, limit = spec.logit_scale, spec.logit_softcap
+    if limit is None:
+        return None if scale == 1.0 else lambda x: x.mul_(scale)
+    return lambda x: x.mul_(scale / limit).tanh_().mul_(limit)
 
 
-# ---- rotary positions
+# ---- attention
 
 
-def rotary_rows(spec: ModelSpec, device: torch.device) -> Tensor:
-    """cos + i sin of every position and pair: (context_length, 1, head_dim / 2), complex64.
+def attention(spec: ModelSpec) -> Attention:
+    """What mixes values by scores: torch's own kernel, or plain sums where scores are softcapped.
 
-    A head is turned as head_dim / 2 complex numbers, in one multiplication. The sign of the
-    angle is the spec's.
+    q (1, n, T, head_dim), k and v (1, n_kv_head, S, head_dim) -> (1, n, T, head_dim), where the
+    mask (T, S), if any, is added to the scores; n is n_head, or n_kv_head where T stands for the
+    queries that share a key.
     """
-    pairs = torch.arange(0, spec.head_dim, 2, dtype=torch.float64) / spec.head_dim
-    frequency = spec.rope_theta ** (-pairs)
-    if (scaling := spec.rope_scaling) is not None:
-        frequency = _scaled(frequency, scaling.kind, scaling.factor, spec)
-    angle = torch.outer(torch.arange(spec.context_length, dtype=torch.float64), frequency)
-    # float32 angles, as training code computes them, differ from these by less than its own
-    # rounding.
-    rows = torch.polar(torch.ones_like(angle), angle * spec.rope_sign)
-    return rows.to(torch.complex64)[:, None].to(device)
+    scale = attention_scale(spec)
+    cap = spec.attention_softcap
+    if cap is None:
+
+        def fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+            return F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=causal,
+                scale=scale,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )
+
+        return fused
+    limit = cap
+
+    def capped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        groups = q[0].view(k.shape[1], -1, *q.shape[2:])  # queries that share a key
+        scores = torch.matmul(groups * scale, k[0][:, None].transpose(-1, -2)).float()
+        scores = (scores / limit).tanh_().mul_(limit)
+        if mask is not None:
+            scores = scores + mask
+        weights = scores.softmax(-1).to(v.dtype)
+        return torch.matmul(weights, v[0][:, None]).view(q.shape)
+
+    return capped
 
 
-def _scaled(frequency: Tensor, kind: str, factor: float, spec: ModelSpec) -> Tensor:
-    if kind == "linear":
-        return frequency / factor
-    # Llama 3.1: long waves are stretched, short ones kept, those between blended.
-    scaling = spec.rope_scaling
-    assert scaling is not None
-    turns = scaling.original_context_length * frequency / (2 * math.pi)
-    smooth = (turns - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    smooth = smooth.clamp(0.0, 1.0)
-    return frequency * (smooth + (1 - smooth) / factor)
-
-
-def paired(spec: ModelSpec, rows: Tensor, heads: int) -> Tensor:
-    """Rows of q or k (or of their norm) in the order in which the two numbers of a rotary pair are
-    neighbours.
-
-    The "half" layout pairs j with j + head_dim / 2. Scores do not change when q and k are
-    reordered alike, so the question is settled here and never asked again. (heads * head_dim,
-    ...) -> same.
-    """
-    if spec.position != "rope" or spec.rope_layout == "interleaved":
-        return rows
-    half = spec.head_dim // 2
-    order = torch.arange(spec.head_dim).view(2, half).t().reshape(-1)
-    picks = (torch.arange(heads)[:, None] * spec.head_dim + order).reshape(-1)
-    return rows[picks.to(rows.device)]
-
-
-def rotate(heads: Tensor, rows: Tensor) -> Tensor:
-    """Turn (T, heads, head_dim) by rows (T, 1, head_dim / 2), in place where the dtype allows
-    it.
-    """
-    if heads.dtype == torch.float32:
-        heads.view(torch.complex64).mul_(rows)
-        return heads
-    wide = heads.float()
-    wide.view(torch.complex64).mul_(rows)
-    return heads.copy_(wide)
-
-
-# ---- norms of queries and keys
-
-
-def qk_norm(spec: ModelSpec, q_weight: Tensor | None, k_weight: Tensor | None) -> Map:
-    """RMS norm of (T, n_head + n_kv_head, head_dim), over each head or over all heads of q and of k
-    (OLMo 2).
-
-    Which of the two is read off the size of the weights. Works in place.
-    """
-    n_head, n_kv, dim, eps = spec.n_head, spec.n_kv_head, spec.head_dim, spec.norm_eps
-    whole = q_weight is not None and q_weight.shape[0] == n_head * dim != dim
-    weight: Tensor | None = None
-    if q_weight is not None and k_weight is not None:
-        q = q_weight if whole else q_weight.repeat(n_head)
-        k = k_weight if whole else k_weight.repeat(n_kv)
-        weight = torch.cat([paired(spec, q, n_head), paired(spec, k, n_kv)]).view(-1, dim)
-
-    def each_head(heads: Tensor) -> Tensor:
-        normed = F.rms_norm(heads, (dim,), None, eps)
-        return heads.copy_(normed if weight is None else normed.mul_(weight))
-
-    def all_heads(heads: Tensor) -> Tensor:
-        for part in (heads[:, :n_head], heads[:, n_head:]):
-            part.copy_(F.rms_norm(part, tuple(part.shape[1:]), None, eps))
-        return heads if weight is None else heads.mul_(weight)
-
-    return all_heads if whole else each_head
+def attention_scale(spec: ModelSpec) -> float:
+    """The factor of q·k."""
+    scale = spec.attention_scale
+    return spec.qk_scale**2 * (1 / math.sqrt(spec.head_dim) if scale is None else scale)
 
 
 def mask(

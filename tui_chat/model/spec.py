@@ -102,6 +102,7 @@ class ModelSpec:
     layer_rope: tuple[LayerRope, ...] = ()
     rotary_dim: int = 0  # 0: head_dim
     qk_norm: QKNorm = "none"
+    qk_norm_eps: float | None = None  # None: norm_eps
     qk_scale: float = 1.0
     attention_scale: float | None = None
     attention_softcap: float | None = None

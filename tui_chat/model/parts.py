@@ -1,0 +1,202 @@
+"""From canonical tensors to the parts of a decoder, in the form in which they run.
+
+What the spec chooses is settled here; the two straight lines through the parts are in decoder.py
+(a piece of a prompt) and step.py (the next token).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tui_chat.errors import CheckpointError
+from tui_chat.model.layers import (
+    ACTIVATIONS,
+    UNNORMED,
+    Attention,
+    Map,
+    Matrix,
+    Norm,
+    attention,
+    gate,
+    matrix,
+    norm,
+    shaped_logits,
+    times,
+)
+from tui_chat.model.mixture import mixture
+from tui_chat.model.rotary import paired, qk_norm, rotary_tables, rotate
+from tui_chat.model.spec import ModelSpec
+
+
+class MLP(NamedTuple):
+    """up, activation (gating included), down."""
+
+    up: Matrix
+    act: Map
+    down: Matrix
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(T, n_embd) -> (T, n_embd)."""
+        return times(self.act(times(x, self.up)), self.down)
+
+
+class Block(NamedTuple):
+    """One layer."""
+
+    attn_norm: Norm
+    qkv: Matrix  # (n_embd, (n_head + 2 n_kv_head) * head_dim), rotary pairs side by side
+    qk_norm: Map | None
+    angles: Tensor | None  # rows of rotary.py, for every position
+    window: int  # 0: all
+    out: Matrix | None
+    attn_post: Norm | None
+    mlp_norm: Norm | None  # None: the norm of attention serves both
+    mlp: MLP | Map
+    mlp_post: Norm | None
+
+
+class Parts(NamedTuple):
+    """A whole decoder."""
+
+    spec: ModelSpec
+    dtype: torch.dtype
+    device: torch.device
+    embed: Tensor
+    position: Tensor | None
+    embed_norm: Norm | None
+    blocks: list[Block]
+    final_norm: Norm | None
+    head: Matrix
+    attend: Attention
+    shape_logits: Map | None
+
+    def turn(self, qk: Tensor, block: Block, angles: Tensor | None) -> None:
+        """Norm and rotate q and k in place, in the order of the spec. (T, n_head + n_kv_head,
+        head_dim); `angles` are the rows of these positions.
+        """
+        normed = block.qk_norm
+        if normed is not None and self.spec.qk_norm == "before_rope":
+            normed(qk)
+        if angles is not None:
+            rotate(qk, angles)
+        if normed is not None and self.spec.qk_norm == "after_rope":
+            normed(qk)
+
+
+def assemble(spec: ModelSpec, weights: dict[str, Tensor]) -> Parts:
+    """The parts of a decoder. `weights` (canonical names, see build.py) is emptied: the tensors
+    now belong to the parts.
+    """
+    return _Assembly(spec, weights).parts()
+
+
+class _Assembly:
+    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor]) -> None:
+        self.spec = spec
+        self.weights = weights
+        sample = weights["embed.weight"]
+        self.like = torch.empty(0, dtype=sample.dtype, device=sample.device)
+
+    def parts(self) -> Parts:
+        spec, weights = self.spec, self.weights
+        angles = rotary_tables(spec, self.like.device)
+        position = weights.pop("position.weight", None)
+        embed_norm = self.norm("embed_norm") if spec.embed_norm else None
+        blocks = [self.block(i, angles[i]) for i in range(spec.n_layer)]
+        final_norm = self.norm("final_norm") if spec.final_norm else None
+        embed, head = weights.pop("embed.weight"), weights.pop("head.weight", None)
+        tied = head is None or head.data_ptr() == embed.data_ptr()
+        output = matrix(embed if head is None or tied else head, weights.pop("head.bias", None))
+        return Parts(
+            spec=spec,
+            dtype=embed.dtype,
+            device=embed.device,
+            # A tied table is kept once, in the layout of the head; looking up a column of it costs
+            # nothing beside.
+            embed=output.weight.t() if tied else embed,
+            position=position,
+            embed_norm=embed_norm,
+            blocks=blocks,
+            final_norm=final_norm,
+            head=output,
+            attend=attention(spec),
+            shape_logits=shaped_logits(spec),
+        )
+
+    def norm(self, name: str) -> Norm:
+        weight = self.weights.pop(f"{name}.weight", None)
+        return norm(self.spec, self.like, weight, self.weights.pop(f"{name}.bias", None))
+
+    def post_norm(self, name: str) -> Norm | None:
+        return self.norm(name) if f"{name}.weight" in self.weights else None
+
+    def linear(self, name: str, scale: float = 1.0) -> Matrix:
+        weight = self.weights.pop(f"{name}.weight")
+        bias = self.weights.pop(f"{name}.bias", None)
+        if scale != 1.0:
+            weight, bias = weight * scale, None if bias is None else bias * scale
+        return matrix(weight, bias)
+
+    def block(self, i: int, angles: Tensor | None) -> Block:
+        spec, at = self.spec, f"blocks.{i}"
+        attn_post = self.post_norm(f"{at}.attn_post_norm")
+        mlp_post = self.post_norm(f"{at}.mlp_post_norm")
+        # What scales the residual is part of the matrix before it.
+        added = spec.residual_scale
+        if added != 1.0 and (attn_post or mlp_post or not spec.attention_output):
+            raise CheckpointError(
+                "the model cannot be built",
+                "its residuals are scaled, but not after a matrix",
+                "No known family does that",
+            )
+        mlp_norm: Norm | None = UNNORMED
+        if spec.shared_norm:
+            mlp_norm = None
+        elif spec.pre_norm:
+            mlp_norm = self.norm(f"{at}.mlp_norm")
+        return Block(
+            attn_norm=self.norm(f"{at}.attn_norm") if spec.pre_norm else UNNORMED,
+            qkv=self.qkv(at),
+            qk_norm=self.qk_norm(at),
+            angles=angles,
+            window=spec.window[i] if spec.window else 0,
+            out=self.linear(f"{at}.attn.out", added) if spec.attention_output else None,
+            attn_post=attn_post,
+            mlp_norm=mlp_norm,
+            mlp=self.mlp(at, added),
+            mlp_post=mlp_post,
+        )
+
+    def mlp(self, at: str, added: float) -> MLP | Map:
+        spec = self.spec
+        if f"{at}.mlp.router.weight" in self.weights:
+            experts = mixture(spec, self.weights, at)
+            return experts if added == 1.0 else lambda x: experts(x).mul_(added)
+        return MLP(
+            self.linear(f"{at}.mlp.gate_up" if spec.gated else f"{at}.mlp.up"),
+            gate(spec.activation) if spec.gated else ACTIVATIONS[spec.activation],
+            self.linear(f"{at}.mlp.down", added),
+        )
+
+    def qkv(self, at: str) -> Matrix:
+        weight = self.weights.pop(f"{at}.attn.qkv.weight")
+        bias = self.weights.pop(f"{at}.attn.qkv.bias", None)
+        return matrix(self.ordered(weight), None if bias is None else self.ordered(bias))
+
+    def qk_norm(self, at: str) -> Map | None:
+        if self.spec.qk_norm == "none":
+            return None
+        q_weight = self.weights.pop(f"{at}.attn.q_norm.weight", None)
+        return qk_norm(self.spec, q_weight, self.weights.pop(f"{at}.attn.k_norm.weight", None))
+
+    def ordered(self, rows: Tensor) -> Tensor:
+        """The fused rows with those of q and k in rotary order."""
+        spec = self.spec
+        if spec.position != "rope" or spec.rope_layout == "interleaved":
+            return rows
+        heads = spec.n_head + spec.n_kv_head
+        cut = heads * spec.head_dim
+        return torch.cat([paired(spec, rows[:cut], heads), rows[cut:]])

@@ -1,0 +1,148 @@
+"""Rotary positions: by how much each pair of numbers of a head turns at each position, and turning
+them.
+
+A head is turned as complex numbers, in one multiplication; for that the two numbers of a pair are
+made neighbours when the model is built. Knows no cache and no file.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tui_chat.model.layers import Map
+from tui_chat.model.spec import ModelSpec, RopeScaling
+
+
+def rotary_tables(spec: ModelSpec, device: torch.device) -> list[Tensor | None]:
+    """For each layer what its heads are turned by, None for not at all; layers share tables.
+
+    A table is cos + i sin of every position and pair: (context_length, 1, rotary_dim / 2),
+    complex64, the sign of the angle being the spec's.
+    """
+    if spec.position != "rope":
+        return [None] * spec.n_layer
+    kinds = spec.layer_rope or ("main",) * spec.n_layer
+    made: dict[str, Tensor | None] = {"none": None}
+    if "main" in kinds:
+        made["main"] = _rows(spec, spec.rope_theta, spec.rope_scaling, device)
+    if "local" in kinds:
+        made["local"] = _rows(spec, spec.rope_local_theta, None, device)
+    return [made[kind] for kind in kinds]
+
+
+def _rows(
+    spec: ModelSpec, theta: float, scaling: RopeScaling | None, device: torch.device
+) -> Tensor:
+    pairs = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float64) / spec.rotary_dim
+    frequency = theta ** (-pairs)
+    if scaling is not None:
+        frequency = _scaled(frequency, theta, scaling, spec)
+    angle = torch.outer(torch.arange(spec.context_length, dtype=torch.float64), frequency)
+    # float32 angles, as training code computes them, differ from these by less than its own
+    # rounding.
+    size = 1.0 if scaling is None else scaling.attention_factor
+    rows = torch.polar(torch.full_like(angle, size), angle * spec.rope_sign)
+    return rows.to(torch.complex64)[:, None].to(device)
+
+
+def _scaled(frequency: Tensor, theta: float, scaling: RopeScaling, spec: ModelSpec) -> Tensor:
+    """The frequencies (rotary_dim / 2,) as `scaling` has them."""
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    if scaling.kind == "longrope":
+        long = spec.context_length > scaling.original_context_length
+        factors = scaling.long_factors if long else scaling.short_factors
+        return frequency / torch.tensor(factors, dtype=torch.float64)
+    if scaling.kind == "llama3":
+        # Long waves are stretched, short ones kept, those between blended.
+        turns = scaling.original_context_length * frequency / (2 * math.pi)
+        span = scaling.high_freq_factor - scaling.low_freq_factor
+        kept = (turns - scaling.low_freq_factor) / span
+    else:
+        # YaRN: the same blend, but linear in the number of the pair.
+        low, high = (
+            _pair_of(turns, theta, scaling, spec)
+            for turns in (scaling.beta_fast, scaling.beta_slow)
+        )
+        if scaling.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, spec.rotary_dim - 1)
+        ramp = torch.arange(spec.rotary_dim // 2, dtype=torch.float64) - low
+        kept = 1 - ramp / max(high - low, 0.001)
+    kept = kept.clamp(0.0, 1.0)
+    return frequency * (kept + (1 - kept) / scaling.factor)
+
+
+def _pair_of(turns: float, theta: float, scaling: RopeScaling, spec: ModelSpec) -> float:
+    """The pair, as a fraction, that turns so often within the original context."""
+    wave = scaling.original_context_length / (turns * 2 * math.pi)
+    return spec.rotary_dim * math.log(wave) / (2 * math.log(theta))
+
+
+def paired(spec: ModelSpec, rows: Tensor, heads: int) -> Tensor:
+    """Rows of q or k (or of their norm) in the order in which the two numbers of a rotary pair are
+    neighbours.
+
+    The "half" layout pairs j with j + rotary_dim / 2. Scores do not change when q and k are
+    reordered alike, so the question is settled here and never asked again. (heads * head_dim,
+    ...) -> same.
+    """
+    if spec.position != "rope" or spec.rope_layout == "interleaved":
+        return rows
+    half = spec.rotary_dim // 2
+    order = torch.cat(
+        [
+            torch.arange(spec.rotary_dim).view(2, half).t().reshape(-1),
+            torch.arange(spec.rotary_dim, spec.head_dim),
+        ]
+    )
+    picks = (torch.arange(heads)[:, None] * spec.head_dim + order).reshape(-1)
+    return rows[picks.to(rows.device)]
+
+
+def rotate(heads: Tensor, rows: Tensor) -> Tensor:
+    """Turn (T, heads, head_dim) by rows (T, 1, rotary_dim / 2), in place where the dtype allows
+    it.
+    """
+    turned = heads[..., : 2 * rows.shape[-1]]
+    if heads.dtype == torch.float32 and heads.shape[-1] % 2 == 0:
+        turned.view(torch.complex64).mul_(rows)
+        return heads
+    wide = turned.to(torch.float32, copy=True).contiguous()
+    wide.view(torch.complex64).mul_(rows)
+    turned.copy_(wide)
+    return heads
+
+
+# ---- norms of queries and keys
+
+
+def qk_norm(spec: ModelSpec, q_weight: Tensor | None, k_weight: Tensor | None) -> Map:
+    """RMS norm of (T, n_head + n_kv_head, head_dim), over each head or over all heads of q and of k
+    (OLMo 2).
+
+    Which of the two is read off the size of the weights. Works in place.
+    """
+    n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
+    eps = spec.norm_eps if spec.qk_norm_eps is None else spec.qk_norm_eps
+    whole = q_weight is not None and q_weight.shape[0] == n_head * dim != dim
+    weight: Tensor | None = None
+    if q_weight is not None and k_weight is not None:
+        q = q_weight if whole else q_weight.repeat(n_head)
+        k = k_weight if whole else k_weight.repeat(n_kv)
+        weight = torch.cat([paired(spec, q, n_head), paired(spec, k, n_kv)]).view(-1, dim)
+
+    def each_head(heads: Tensor) -> Tensor:
+        normed = F.rms_norm(heads, (dim,), None, eps)
+        return heads.copy_(normed if weight is None else normed.mul_(weight))
+
+    def all_heads(heads: Tensor) -> Tensor:
+        for part in (heads[:, :n_head], heads[:, n_head:]):
+            part.copy_(F.rms_norm(part, tuple(part.shape[1:]), None, eps))
+        return heads if weight is None else heads.mul_(weight)
+
+    return all_heads if whole else each_head
