@@ -68,7 +68,7 @@ def finish(source: Source, found: Description) -> CheckpointInfo:
             error.remedy,
         ) from None
     refs = {ref.place: ref for recipe in recipes.values() for ref in recipe.parts}
-    dtypes = sorted({ref.dtype for ref in refs.values()}, key=lambda name: -_count(refs, name))
+    dtypes = sorted({_stored(ref) for ref in refs.values()}, key=lambda name: -_count(refs, name))
     return CheckpointInfo(
         path=source.path,
         format=found.format,
@@ -98,7 +98,12 @@ def finish(source: Source, found: Description) -> CheckpointInfo:
 
 
 def _count(refs: Mapping[tuple[object, ...], TensorRef], dtype: str) -> int:
-    return sum(ref.numel for ref in refs.values() if ref.dtype == dtype)
+    return sum(ref.numel for ref in refs.values() if _stored(ref) == dtype)
+
+
+def _stored(ref: TensorRef) -> str:
+    """How the numbers of a tensor are stored, in a word."""
+    return ref.encoding or ref.dtype
 
 
 def run_name(path: str) -> str:

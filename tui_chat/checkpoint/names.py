@@ -221,7 +221,7 @@ def _match_row(
             value = tensors[name]
             if not isinstance(value, TensorRef):
                 found.wrong.append(f"{name} is {what(value)}, not a tensor")
-            elif value.dtype not in WEIGHT_DTYPES and value.scales is None:
+            elif not (value.dtype in WEIGHT_DTYPES or value.scales or value.encoding):
                 found.wrong.append(f"{name} holds {value.dtype}, which weights cannot be yet")
             else:
                 parts.append(value)

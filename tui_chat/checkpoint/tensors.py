@@ -64,7 +64,8 @@ class TensorRef:
     `grid` is the shape that `stride` walks through, row-major, and `shape` what it is then taken
     for. `scales` is for quantised tensors: each run of `numel / scales.numel` numbers is multiplied
     by the scale with its index, which gives float32. `deltas` are added to it and `plus` to every
-    number.
+    number. `encoding` names how numbers are packed that no stride can reach (quantised.py): the
+    storage then holds just this tensor, row after row, and stride and offset mean nothing.
     """
 
     dtype: str
@@ -76,6 +77,7 @@ class TensorRef:
     grid: tuple[int, ...] = ()
     deltas: tuple[LowRank, ...] = ()
     plus: float = 0.0
+    encoding: str = ""
 
     @property
     def numel(self) -> int:
@@ -111,6 +113,7 @@ class TensorRef:
             self.grid,
             self.deltas,
             self.plus,
+            self.encoding,
         )
 
     def same_numbers(self, other: TensorRef) -> bool:
@@ -140,7 +143,7 @@ def part(
     Without `stride` they follow one another; with it they are walked through as `grid` (default
     `shape`). Raises Damaged when they are not all inside.
     """
-    if ref.stride != contiguous(ref.shape) or ref.scales is not None or ref.deltas:
+    if ref.stride != contiguous(ref.shape) or ref.scales or ref.deltas or ref.encoding:
         raise Damaged("a tensor that would have to be cut is not stored in one piece")
     walk = grid or shape
     steps = stride or contiguous(walk)
