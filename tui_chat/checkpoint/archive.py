@@ -21,6 +21,7 @@ from tui_chat.checkpoint.binaries import (
     resembles_legacy,
 )
 from tui_chat.checkpoint.files import Damaged, RegularFile, Stamp, being_written, refused
+from tui_chat.checkpoint.hipgpt_file import looks_like_hipgpt, read_hipgpt, resembles_hipgpt
 from tui_chat.checkpoint.pickles import MAX_BYTES, Truncated, read_pickle
 from tui_chat.checkpoint.plain import no_storage, plain
 from tui_chat.checkpoint.tensors import (
@@ -113,15 +114,18 @@ def _read(file: RegularFile) -> tuple[Kind, object, Mapping[str, str]]:
     if looks_binary(head, file.size):
         binary = read_binary(file, head)
         return binary.kind, binary.root, {}
+    if looks_like_hipgpt(file):
+        binary = read_hipgpt(file)
+        return binary.kind, binary.root, {}
     if _looks_like_safetensors(head, file.size):
         root, metadata = _safetensors(file)
         return "safetensors", root, metadata
     if head[:1] == b"\x80" and not resembles_legacy(head):
         return _stream(file)
-    raise Damaged(_what_it_is(head))
+    raise Damaged(_what_it_is(head, file.size))
 
 
-def _what_it_is(head: bytes) -> str:
+def _what_it_is(head: bytes, size: int) -> str:
     text = head.lstrip()[:20].lower()
     if not any(head):
         return "it begins with zeros, as a full disk or a crash leaves a file"
@@ -133,6 +137,11 @@ def _what_it_is(head: bytes) -> str:
         return "its first numbers are the sizes of a llama2.c export, but not of one of its length"
     if foreign(head):
         return foreign(head)
+    if resembles_hipgpt(head, size):
+        return (
+            f"its first numbers are the sizes of a HipGPT model, but of one larger than its "
+            f"{size:,} bytes: a copy cut short, or a save in progress"
+        )
     if head[:4] == b"GGUF":
         return "GGUF files are not supported yet"
     return "it is neither a torch file nor safetensors"

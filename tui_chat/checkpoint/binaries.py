@@ -15,7 +15,7 @@ from typing import Literal
 from tui_chat.checkpoint.files import Damaged, RegularFile
 from tui_chat.checkpoint.tensors import ITEM_BYTES, Storage, TensorRef, contiguous
 
-BinaryKind = Literal["llama2.c", "llm.c"]
+BinaryKind = Literal["llama2.c", "llm.c", "HipGPT"]
 
 LLAMA2C_MAGIC = 0x616B3432
 LLMC_MAGIC = 20240326
@@ -87,7 +87,7 @@ def foreign(head: bytes) -> str:
     return ""
 
 
-class _Places:
+class Places:
     """Hands out consecutive tensors of a file, and holds their sum against its length."""
 
     def __init__(self, file: RegularFile, begin: int) -> None:
@@ -191,14 +191,14 @@ def _matrices(sizes: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, int]]]
     yield "layers.{i}.feed_forward.w3.weight", (hidden, dim)
 
 
-def _norms(places: _Places, sizes: Mapping[str, int], *kinds: str) -> None:
+def _norms(places: Places, sizes: Mapping[str, int], *kinds: str) -> None:
     for kind in kinds:
         for i in range(sizes["n_layers"]):
             places.add(f"layers.{i}.{kind}.weight", (sizes["dim"],))
 
 
 def _legacy(file: RegularFile, sizes: dict[str, int]) -> Binary:
-    places = _Places(file, 28)
+    places = Places(file, 28)
     dim, vocab = sizes["dim"], abs(sizes["vocab_size"])
     places.add("tok_embeddings.weight", (vocab, dim))
     _norms(places, sizes, "attention_norm")
@@ -224,7 +224,7 @@ def _llama2c(file: RegularFile, version: int) -> Binary:
     shared = header[36]
     if shared not in (0, 1):
         raise Damaged(f"its header says {shared} where a shared output is 0 or 1")
-    places = _Places(file, _LLAMA2C_HEADER)
+    places = Places(file, _LLAMA2C_HEADER)
     dim, table = sizes["dim"], (sizes["vocab_size"], sizes["dim"])
     group = 0
     if version == 2:
@@ -268,7 +268,7 @@ def _llmc(file: RegularFile) -> Binary:
             f"its header says {width} channels, {sizes['num_heads']} heads, "
             f"{rows} ids in {padded} rows, which do not fit together"
         )
-    places = _Places(file, _LLMC_HEADER)
+    places = Places(file, _LLMC_HEADER)
     places.add("wte.weight", (padded, width), dtype, rows)
     places.add("wpe.weight", (sizes["max_seq_len"], width), dtype)
     for name, shape in (
