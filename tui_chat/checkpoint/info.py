@@ -35,6 +35,7 @@ class TokenizerHint:
         "nanochat",
         "hipgpt",
         "gguf",
+        "sentencepiece",
     ]
     name: str = ""  # tiktoken: the encoding
     path: str = ""
@@ -51,6 +52,7 @@ class TemplateHint:
     name: str = ""
     source: str = ""
     jinja: str = ""  # the text of a Hugging Face chat template
+    tokens: Mapping[str, str] = field(default_factory=dict)  # its bos_token, eos_token, ...
     # "roles" templates: what stands before and after each role's text, e.g. {"user": ("<|user|>",
     # "<|end|>")}
     turns: Mapping[str, tuple[str, str]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tui_chat.checkpoint.files import Damaged, RegularFile, refused
@@ -95,44 +95,72 @@ def read_byte_pieces(path: str) -> BytePieces:
 
 # ---- SentencePiece's tokenizer.model: protocol buffers, of which three fields are needed
 
-_PIECE, _TRAINER = 1, 2  # fields of the file
-_MODEL_TYPE, _BPE = 3, 2  # a field of the trainer's part, and its value for BPE
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # types of a piece
+_PIECE, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of the file
+_MODEL_TYPE, UNIGRAM, BPE = 3, 1, 2  # a field of the trainer's part, and its values
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of a piece
 _SPACE = "\u2581".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class SentencePieces:
+    """A SentencePiece tokenizer.model: piece, score and type by id, and how it was trained."""
+
+    pieces: list[bytes]  # UTF-8, spaces as U+2581
+    scores: list[float]
+    kinds: list[int]
+    model_type: int  # UNIGRAM or BPE
+    normalizer: Mapping[int, int | bytes]  # fields of the normalizer's part
+    byte_fallback: bool
+
+
+def read_pieces(path: str) -> SentencePieces:
+    """The tokenizer.model at `path`. Raises CheckpointError."""
+    with RegularFile(path) as file:
+        try:
+            found: list[tuple[bytes, float, int]] = []
+            trainer: Mapping[int, int | bytes] = {}
+            normalizer: Mapping[int, int | bytes] = {}
+            for number, value in _fields(_whole(file)):
+                if not isinstance(value, bytes):
+                    continue
+                if number == _PIECE:
+                    found.append(_scored(value))
+                elif number == _TRAINER:
+                    trainer = dict(_fields(value))
+                elif number == _NORMALIZER:
+                    normalizer = dict(_fields(value))
+            if not found or len(found) > MAX_PIECES:
+                raise Damaged("it has no pieces" if not found else "it has too many pieces")
+            model_type = trainer.get(_MODEL_TYPE, UNIGRAM)
+            if model_type not in (UNIGRAM, BPE):
+                raise Damaged("it is a SentencePiece model of words or of single characters")
+            return SentencePieces(
+                [piece for piece, _, _ in found],
+                [score for _, score, _ in found],
+                [kind for _, _, kind in found],
+                model_type,
+                normalizer,
+                BYTE in {kind for _, _, kind in found},
+            )
+        except Damaged as error:
+            raise refused(path, error) from None
 
 
 def read_sentencepiece(path: str) -> ScoredPieces:
     """The pieces of a tokenizer.model of the kind that llama2.c trains: BPE with byte pieces, ids 0
     to 2 unknown, begin and end. Raises CheckpointError for any other."""
-    with RegularFile(path) as file:
-        try:
-            found: list[tuple[bytes, float, int]] = []
-            model_type: object = 1
-            for number, value in _fields(_whole(file)):
-                if number == _PIECE and isinstance(value, bytes):
-                    found.append(_scored(value))
-                elif number == _TRAINER and isinstance(value, bytes):
-                    model_type = dict(_fields(value)).get(_MODEL_TYPE, 1)
-            kinds = [kind for _, _, kind in found]
-            if not found:
-                raise Damaged("it has no pieces")
-            if model_type != _BPE:
-                raise Damaged("it is a SentencePiece model of another kind than BPE")
-            if kinds[:3] != [_UNKNOWN, _CONTROL, _CONTROL] or not set(kinds[3:]) <= {
-                _NORMAL,
-                _BYTE,
-            }:
-                raise Damaged("its control tokens are not those of llama2.c")
-            pieces = [piece.replace(_SPACE, b" ") for piece, _, _ in found]
-            return ScoredPieces(pieces, [score for _, score, _ in found])
-        except Damaged as error:
-            raise refused(path, error) from None
+    found = read_pieces(path)
+    if found.model_type != BPE:
+        raise refused(path, Damaged("it is a SentencePiece model of another kind than BPE"))
+    if found.kinds[:3] != [UNKNOWN, CONTROL, CONTROL] or not set(found.kinds[3:]) <= {NORMAL, BYTE}:
+        raise refused(path, Damaged("its control tokens are not those of llama2.c"))
+    return ScoredPieces([piece.replace(_SPACE, b" ") for piece in found.pieces], found.scores)
 
 
 def _scored(raw: bytes) -> tuple[bytes, float, int]:
     """Piece, score and type."""
     said = dict(_fields(raw))
-    piece, score, kind = said.get(1), said.get(2, bytes(4)), said.get(3, _NORMAL)
+    piece, score, kind = said.get(1), said.get(2, bytes(4)), said.get(3, NORMAL)
     if not isinstance(piece, bytes) or not isinstance(score, bytes) or len(score) != 4:
         raise Damaged("one of its pieces has no text or no score")
     number: float = struct.unpack("<f", score)[0]
