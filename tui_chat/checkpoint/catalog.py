@@ -1,35 +1,23 @@
-"""Which checkpoints there are, and what one of them is. Reads headers only; no torch."""
+"""What one checkpoint is, and which of a run's is meant. Reads headers only; no torch."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from tui_chat.checkpoint.binaries import looks_binary
-from tui_chat.checkpoint.description import finish, run_name
-from tui_chat.checkpoint.files import RegularFile, shown_name, shown_path, unopened
-from tui_chat.checkpoint.formats import FORMATS
+from tui_chat.checkpoint.description import finish
+from tui_chat.checkpoint.files import shown_path
+from tui_chat.checkpoint.formats import FORMATS, Format, claimed, claiming, plug_ins
 from tui_chat.checkpoint.hints import settings_file, template_hint, tokenizer_hint
-from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
+from tui_chat.checkpoint.info import CheckpointInfo, Run
 from tui_chat.checkpoint.plain import what
+from tui_chat.checkpoint.scan import SUFFIXES, Scanner
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
 from tui_chat.checkpoint.words import listed
-from tui_chat.errors import CheckpointError, TuiChatError
-
-SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".bin")
-# What trainers put beside the weights: never a checkpoint, and not worth an error in the picker.
-COMPANIONS = ("optim", "scheduler", "rng_state", "training_args", "train_state", "token_bytes")
-MAX_DEPTH = 8
-MAX_DIRECTORIES = 20_000
-MAX_ENTRIES = 200_000
-_SKIPPED = frozenset(("__pycache__", "node_modules", "site-packages"))
-
-_known: dict[tuple[str, int, int], CatalogEntry] = {}
-_KNOWN_MOST = 20_000
+from tui_chat.errors import CheckpointError
 
 
 def describe(
@@ -41,17 +29,19 @@ def describe(
     template: str = "",
     config_file: str = "",
 ) -> CheckpointInfo:
-    """What is at `path`: a file, or a run directory, of which the newest step (or `step`) is taken.
+    """What is at `path`: a checkpoint, or a run directory, of which the newest step (or `step`) is
+    taken. A file that is part of a checkpoint directory stands for the directory.
 
     `config` overrides settings of the model by their ModelSpec names, `tokenizer` and `template`
-    what the file says of them; `config_file` is a TOML or JSON file of the training that says its
-    sizes. Raises CheckpointError in one sentence, UsageError for an argument that cannot be.
+    what the file says of them; `config_file` is a file of the training that says its sizes. Raises
+    CheckpointError in one sentence, UsageError for an argument that cannot be.
     """
     full = os.path.abspath(os.path.expanduser(path))
+    settings = {**settings_file(config_file), **(config or {})}
     if os.path.isdir(full):
-        return _of_run(full, step, config, tokenizer, template, config_file)
-    source = Source(full, config={**settings_file(config_file), **(config or {})})
-    info = _described(source)
+        full = _chosen(full, step)
+    source, form = _recognised(full, settings)
+    info = _described(source, form)
     if step is not None and info.step != step:
         found = "it does not say its step" if info.step is None else f"it is step {info.step}"
         raise CheckpointError(f"{shown_path(full)} is not step {step}", found)
@@ -72,25 +62,105 @@ def describe(
     return replace(info, tokenizer=hint, template=given, mode=mode, warnings=warnings)
 
 
-def _described(source: Source) -> CheckpointInfo:
-    sure, best = max(((form.recognise(source), form) for form in FORMATS), key=lambda pair: pair[0])
-    if sure < 0.5:
-        raise _unknown(source)
+def _recognised(path: str, settings: Mapping[str, object]) -> tuple[Source, Format]:
+    """What is at `path`, and the format that knows it."""
+    source = Source(path, config=settings)
+    if source.is_dir:
+        form, _ = _surest(source, claimed(source.files))
+        if form is None:
+            raise CheckpointError(
+                f"cannot open {shown_path(path)}",
+                "it looks like a checkpoint directory, but none of the formats recognises it",
+            )
+        return source, form
+    owners = claiming(FORMATS, source.files)
+    form, error = _surest(source, FORMATS, sure=0.9 if owners else 0.5)
+    if form is None and owners:
+        folder = Source(source.folder, config=settings)
+        owner, _ = _surest(folder, owners)
+        if owner is not None:
+            return folder, owner
+        form, error = _surest(source, FORMATS)
+    if form is None:
+        form, _ = _surest(source, plug_ins())
+    if form is None:
+        raise error or _unknown(source)
+    return source, form
+
+
+def _surest(
+    source: Source, among: tuple[Format, ...], sure: float = 0.5
+) -> tuple[Format | None, CheckpointError | None]:
+    """The format that recognises `source` best, if any is sure enough; else why it cannot be read
+    at all."""
+    best, best_form, failed = 0.0, None, None
+    for form in among:
+        try:
+            found = form.recognise(source)
+        except CheckpointError as error:
+            failed = failed or error
+            continue
+        if found > best:
+            best, best_form = found, form
+    return (best_form, None) if best >= sure else (None, failed)
+
+
+def _described(source: Source, form: Format) -> CheckpointInfo:
     try:
-        found = best.describe(source)
+        found = form.describe(source)
     except CheckpointError as error:
         name = shown_path(source.path)
         if name in error.title:
             raise
         found_text = f"{error.title}: {error.found}" if error.found else error.title
         raise CheckpointError(
-            f"cannot open {name} ({best.NAME})", found_text, error.remedy
+            f"cannot open {name} ({form.NAME})", found_text, error.remedy
         ) from None
     return finish(source, found)
 
 
+def overview(path: str) -> CheckpointInfo:
+    """What is at `path`, a file or a checkpoint directory, as it says itself."""
+    return _described(*_recognised(path, {}))
+
+
+def _chosen(path: str, step: int | None) -> str:
+    """The checkpoint that a directory stands for: itself, the step asked for, else the newest that
+    can be opened."""
+    name = shown_path(path)
+    scanner = Scanner(overview)
+    entries = scanner.entries(path)
+    own = [entry for entry in entries if entry.path == path]
+    if own and step in (None, own[0].step):
+        return path
+    if not entries:
+        inside = [shown_path(run.path) for run in itertools.islice(scanner.scan([path]), 3)]
+        raise CheckpointError(
+            f"there is no checkpoint in {name}",
+            f"no file in it ends in {', '.join(SUFFIXES)}",
+            f"Name one of the runs in it, such as {', '.join(inside)}" if inside else "",
+        )
+    if step is not None:
+        chosen = [entry for entry in entries if entry.step == step]
+        if not chosen:
+            steps = [str(entry.step) for entry in entries if entry.step is not None]
+            if len(steps) > 12:
+                steps[6:-6] = ["…"]
+            raise CheckpointError(
+                f"{name} has no step {step}", f"it has {', '.join(steps) or 'none'}"
+            )
+    else:
+        chosen = [entry for entry in entries if not entry.error] or entries
+    return chosen[-1].path
+
+
+def scan(roots: Iterable[str]) -> Iterator[Run]:
+    """Every run under the roots, see scan.Scanner."""
+    return Scanner(overview).scan(roots)
+
+
 def _unknown(source: Source) -> CheckpointError:
-    supported = listed([form.NAME for form in FORMATS])
+    supported = listed([form.NAME for form in (*FORMATS, *plug_ins())])
     names = [name for name, value in _walk(source.root, 3) if isinstance(value, TensorRef)]
     if names:
         found = f"its tensors are called {', '.join(name[:60] for name in names[:3])}"
@@ -110,186 +180,3 @@ def _walk(values: Mapping[str, object], depth: int) -> Iterator[tuple[str, objec
             yield from _walk({k: v for k, v in value.items() if isinstance(k, str)}, depth - 1)
         else:
             yield name, value
-
-
-def _of_run(
-    path: str,
-    step: int | None,
-    config: Mapping[str, object] | None,
-    tokenizer: str,
-    template: str,
-    config_file: str,
-) -> CheckpointInfo:
-    """The step asked for, else the newest one that can be opened."""
-    name = shown_path(path)
-    entries = _entries(path, _candidates(path))
-    if not entries:
-        inside = [shown_path(run.path) for run in itertools.islice(scan([path]), 3)]
-        raise CheckpointError(
-            f"there is no checkpoint in {name}",
-            f"no file in it ends in {', '.join(SUFFIXES)}",
-            f"Name one of the runs in it, such as {', '.join(inside)}" if inside else "",
-        )
-    if step is not None:
-        chosen = [entry for entry in entries if entry.step == step]
-        if not chosen:
-            steps = [str(entry.step) for entry in entries if entry.step is not None]
-            if len(steps) > 12:
-                steps[6:-6] = ["…"]
-            raise CheckpointError(
-                f"{name} has no step {step}", f"it has {', '.join(steps) or 'none'}"
-            )
-    else:
-        chosen = [entry for entry in entries if not entry.error] or entries
-    return describe(
-        chosen[-1].path,
-        config=config,
-        tokenizer=tokenizer,
-        template=template,
-        config_file=config_file,
-    )
-
-
-def scan(roots: Iterable[str]) -> Iterator[Run]:
-    """Every run under the roots, one directory after the other: each directory with checkpoints is
-    a run.
-
-    Yields as it goes. No directory is looked at twice, so no loop of links can catch it; what lies
-    behind a link comes last. Skips what it may not read, and all that is no regular file. A
-    checkpoint that cannot be read is listed with the reason.
-    """
-    seen: set[tuple[int, int]] = set()
-    budget = [MAX_DIRECTORIES, MAX_ENTRIES]
-    for root in roots:
-        full = os.path.abspath(os.path.expanduser(root))
-        if os.path.isdir(full):
-            yield from _scan(full, seen, budget)
-        elif os.path.isfile(full):
-            entry = _entry(full)
-            if entry is not None:
-                yield Run(name=entry.run, path=os.path.dirname(full), checkpoints=(entry,))
-
-
-def _scan(root: str, seen: set[tuple[int, int]], budget: list[int]) -> Iterator[Run]:
-    waiting = [(root, 0)]
-    while waiting and budget[0] > 0 and budget[1] > 0:
-        path, depth = waiting.pop()
-        try:
-            status = os.stat(path)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            budget[0] -= 1
-            names, folders, links = _listed(path, budget)
-        except OSError:
-            continue
-        entries = _entries(path, names)
-        if entries:
-            runs = {entry.run for entry in entries if not entry.error}
-            name = runs.pop() if len(runs) == 1 else shown_name(path)
-            yield Run(name=name, path=path, checkpoints=tuple(entries))
-        if depth < MAX_DEPTH:
-            inside = [os.path.join(path, name) for name in sorted(folders, reverse=True)]
-            behind = [os.path.join(path, name) for name in sorted(links, reverse=True)]
-            waiting[:0] = [(name, depth + 1) for name in behind]
-            waiting += [(name, depth + 1) for name in inside]
-
-
-def _listed(path: str, budget: list[int]) -> tuple[list[str], list[str], list[str]]:
-    """Names of possible checkpoints, of directories and of links to directories."""
-    names: list[str] = []
-    folders: list[str] = []
-    links: list[str] = []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            budget[1] -= 1
-            if budget[1] < 0:
-                break
-            try:
-                if entry.is_dir():
-                    if not entry.name.startswith(".") and entry.name not in _SKIPPED:
-                        (links if entry.is_symlink() else folders).append(entry.name)
-                elif _is_candidate(entry.name):
-                    names.append(entry.name)
-            except OSError:
-                continue
-    return names, folders, links
-
-
-def _candidates(path: str) -> list[str]:
-    try:
-        return _listed(path, [0, MAX_ENTRIES])[0]
-    except OSError as error:
-        raise unopened(path, error) from None
-
-
-def _is_candidate(name: str) -> bool:
-    lower = name.lower()
-    return lower.endswith(SUFFIXES) and not lower.startswith((*COMPANIONS, "."))
-
-
-def _entries(folder: str, names: Iterable[str]) -> list[CatalogEntry]:
-    """The checkpoints of a directory, by step; what has no step comes first, by age."""
-    found = [entry for name in names if (entry := _entry(os.path.join(folder, name))) is not None]
-    found.sort(key=lambda e: (-1 if e.step is None else e.step, e.modified, e.path))
-    return found
-
-
-def _entry(path: str) -> CatalogEntry | None:
-    """What the picker shows of a file; None for what is no checkpoint at all."""
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        return CatalogEntry(path=path, run=run_name(path), error=_reason(unopened(path, error)))
-    if not stat.S_ISREG(status.st_mode):
-        return None
-    key = (path, status.st_size, status.st_mtime_ns)
-    entry = _known.get(key)
-    if entry is None:
-        if path.endswith(".bin") and not _begins_like_weights(path):
-            return None
-        entry = _fresh(path, status)
-        if len(_known) >= _KNOWN_MOST:
-            _known.clear()
-        _known[key] = entry
-    return entry
-
-
-def _fresh(path: str, status: os.stat_result) -> CatalogEntry:
-    try:
-        info = _described(Source(path))
-    except TuiChatError as error:
-        return CatalogEntry(
-            path=path,
-            run=run_name(path),
-            size=status.st_size,
-            modified=status.st_mtime,
-            error=_reason(error),
-        )
-    return CatalogEntry(
-        path=path,
-        format=info.format,
-        run=info.run,
-        step=info.step,
-        losses=info.losses,
-        parameters=info.parameters,
-        dtype=info.dtype,
-        size=status.st_size,
-        modified=status.st_mtime,
-        fingerprint=info.fingerprint,
-    )
-
-
-def _reason(error: TuiChatError) -> str:
-    """Why, without the file's name, which stands beside it."""
-    return error.found or error.title
-
-
-def _begins_like_weights(path: str) -> bool:
-    """A .bin may be anything; only what torch, llama2.c or llm.c wrote is looked at."""
-    try:
-        with RegularFile(path) as file:
-            head = file.read(0, min(file.size, 64))
-            return head[:2] in (b"PK", b"\x80\x02") or looks_binary(head, file.size)
-    except (CheckpointError, ValueError):
-        return False
