@@ -8,7 +8,7 @@ qkv is q over k over v; gate_up is the gate over what it lets through.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
 from tui_chat.model.decoder import Decoder
+from tui_chat.model.families.hipgpt import HipGPT
 from tui_chat.model.spec import ModelSpec
 
 
@@ -47,18 +48,25 @@ class Model(Protocol):
         ...
 
 
+FAMILIES: Mapping[str, Callable[[ModelSpec, dict[str, Tensor]], Model]] = {
+    "decoder": Decoder,
+    "hipgpt": HipGPT,
+}
+
+
 def build(spec: ModelSpec, weights: dict[str, Tensor]) -> Model:
     """The model of `spec.family`. `weights` is emptied. Raises CheckpointError for what does not
     fit together.
     """
-    if spec.family != "decoder":
+    family = FAMILIES.get(spec.family)
+    if family is None:
         raise CheckpointError(
             "this architecture is not known",
             f"the checkpoint asks for {spec.family!r}",
             "A newer version may know it",
         )
     try:
-        return Decoder(spec, weights)
+        return family(spec, weights)
     except KeyError as missing:
         raise CheckpointError(
             "the model cannot be built", f"tensor {missing} is missing"
