@@ -1,5 +1,5 @@
 """Files that hold tensors, opened as plain data: torch's archive, torch's older stream,
-safetensors, a bare pickle, a header and bare numbers.
+safetensors, GGUF, a bare pickle, a header and bare numbers.
 
 Which of them a file is, its first bytes tell, never its name. No torch; the numbers themselves are
 left in the file.
@@ -22,6 +22,7 @@ from tui_chat.checkpoint.binaries import (
 )
 from tui_chat.checkpoint.files import Damaged, RegularFile, Stamp, being_written, refused
 from tui_chat.checkpoint.hipgpt_file import looks_like_hipgpt, read_hipgpt, resembles_hipgpt
+from tui_chat.checkpoint.gguf import MAGIC, read_gguf
 from tui_chat.checkpoint.pickles import MAX_BYTES, Truncated, read_pickle
 from tui_chat.checkpoint.plain import no_storage, plain
 from tui_chat.checkpoint.tensors import (
@@ -35,7 +36,7 @@ from tui_chat.checkpoint.tensors import (
 )
 from tui_chat.checkpoint.zips import Directory
 
-Kind = Literal["torch", "torch stream", "safetensors", "pickle"] | BinaryKind
+Kind = Literal["torch", "torch stream", "safetensors", "pickle", "gguf"] | BinaryKind
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
@@ -109,7 +110,9 @@ def _read(file: RegularFile) -> tuple[Kind, object, Mapping[str, str]]:
         raise Damaged("it is empty")
     head = file.read(0, min(file.size, 64))
     if head[:4] == b"PK\x03\x04":
-        return "torch", _torch(file), {}
+        return "torch", torch_root(file), {}
+    if head[:4] == MAGIC:
+        return "gguf", read_gguf(file).root, {}
     # Before the pickles: a llama2.c model of width 128 begins with the byte that theirs begin with.
     if looks_binary(head, file.size):
         binary = read_binary(file, head)
@@ -142,16 +145,15 @@ def _what_it_is(head: bytes, size: int) -> str:
             f"its first numbers are the sizes of a HipGPT model, but of one larger than its "
             f"{size:,} bytes: a copy cut short, or a save in progress"
         )
-    if head[:4] == b"GGUF":
-        return "GGUF files are not supported yet"
     return "it is neither a torch file nor safetensors"
 
 
 # ---- torch since 1.6: a zip archive with one pickle and one member for each storage
 
 
-def _torch(file: RegularFile) -> object:
-    directory = Directory(file)
+def torch_root(file: RegularFile, base: int = 0, length: int | None = None) -> object:
+    """What torch.save put into the archive at [base, base + length) of a file. Raises Damaged."""
+    directory = Directory(file, base, length)
     roots = [
         name for name in directory.members if name.endswith("/data.pkl") and name.count("/") == 1
     ]

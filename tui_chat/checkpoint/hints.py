@@ -9,6 +9,7 @@ from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import read_json, read_toml
 from tui_chat.checkpoint.vocabularies import is_llmc_tokenizer
+from tui_chat.checkpoint.yaml_file import read_yaml
 from tui_chat.errors import CheckpointError, UsageError
 
 TIKTOKEN_NAMES = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base")
@@ -60,26 +61,33 @@ _WORDS = {
     "n_layers": "n_layer",
     "n_heads": "n_head",
     "n_kv_heads": "n_kv_head",
+    "n_query_groups": "n_kv_head",
+    "head_size": "head_dim",
 }
 _SIZES = ("vocab_size", "n_layer", "n_head", "n_kv_head", "head_dim", "n_embd", "context_length")
 
 
 def settings_file(path: str) -> dict[str, object]:
-    """The sizes that a TOML or JSON file of the training says, under ModelSpec's names.
+    """The sizes that a TOML, JSON or YAML file of the training says, under ModelSpec's names.
 
     They may stand at the top or in a section. Raises CheckpointError.
     """
     if not path:
         return {}
     full = os.path.abspath(os.path.expanduser(path))
-    said = read_toml(full) if full.endswith(".toml") else read_json(full)
+    if full.endswith((".yaml", ".yml")):
+        said = read_yaml(full)
+    else:
+        said = read_toml(full) if full.endswith(".toml") else read_json(full)
     sections = [said, *mapping(said).values()]
     found: dict[str, object] = {}
     for section in reversed(sections):
         for word, value in mapping(section).items():
             name = _WORDS.get(word, word)
-            if name in _SIZES:
+            if name in _SIZES and value is not None:
                 found[name] = value
+        if (rows := mapping(section).get("padded_vocab_size")) is not None:
+            found["vocab_size"] = rows
     if not found:
         raise CheckpointError(
             f"{shown_path(full)} says nothing of the model", f"none of {', '.join(_SIZES)} is in it"
