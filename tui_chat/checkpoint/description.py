@@ -32,6 +32,8 @@ class Description:
     own names.
 
     `names` and `ignored` say what those mean (names.py). `archives` are the files that were read.
+    `options` are settings of the family beyond ModelSpec's, and what each is unless the user says
+    otherwise.
     """
 
     format: str
@@ -48,6 +50,7 @@ class Description:
     stop_ids: tuple[int, ...] = ()
     text_start: tuple[int, ...] = ()
     mode: Mode = "raw"
+    options: Mapping[str, bool | int | str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     inferred: list[str] = field(default_factory=list)
     defaults: list[str] = field(default_factory=list)
@@ -59,7 +62,7 @@ def finish(source: Source, found: Description) -> CheckpointInfo:
     """The checkpoint as the rest of the program knows it. Raises CheckpointError where file and
     settings differ."""
     try:
-        spec = build_spec(found.spec, source.config)
+        spec = build_spec(found.spec, source.config, found.options)
         recipes = match(spec, found.tensors, found.names, found.ignored)
     except CheckpointError as error:
         raise CheckpointError(
@@ -115,16 +118,27 @@ _SETTABLE = sorted({f.name for f in fields(ModelSpec)} - {"options", "rope_scali
 _COUNTS = ("vocab_size", "n_layer", "n_head", "n_embd", "context_length", "n_kv_head", "head_dim")
 
 
-def build_spec(known: Mapping[str, object], overrides: Mapping[str, object]) -> ModelSpec:
+def build_spec(
+    known: Mapping[str, object],
+    overrides: Mapping[str, object],
+    options: Mapping[str, bool | int | str] | None = None,
+) -> ModelSpec:
     """A ModelSpec from what the file says and what the user says, the user last. Raises
     CheckpointError, UsageError."""
     values = dict(known)
+    chosen: dict[str, object] = dict(options or {})
     for name, value in overrides.items():
-        if name not in _SETTABLE:
+        if name in chosen:
+            chosen[name] = _alike(name, value, chosen[name])
+        elif name not in _SETTABLE:
+            there = [*chosen, *_SETTABLE]
             raise UsageError(
-                f"there is no model setting {name[:80]!r}", "", f"There are {', '.join(_SETTABLE)}"
+                f"there is no model setting {name[:80]!r}", "", f"There are {', '.join(there)}"
             )
-        values[name] = value
+        else:
+            values[name] = value
+    if chosen:
+        values["options"] = chosen
     for name in _COUNTS[:5]:
         if values.get(name) is None:
             raise CheckpointError(
@@ -133,6 +147,16 @@ def build_spec(known: Mapping[str, object], overrides: Mapping[str, object]) -> 
     for name in _COUNTS:
         values[name] = _whole(name, values.get(name, 0))
     return ModelSpec(**values)  # type: ignore[arg-type]
+
+
+def _alike(name: str, value: object, usual: object) -> object:
+    """`value` where it is of the kind that the option's usual value is. Raises UsageError."""
+    if type(value) is not type(usual):
+        kinds = {bool: "true or false", int: "a whole number", str: "a word"}
+        raise UsageError(
+            f"the setting {name} is {kinds[type(usual)]}", f"{str(value)[:40]!r} is not"
+        )
+    return value
 
 
 def _whole(name: str, value: object) -> int:

@@ -35,6 +35,10 @@ def _opened(hint: TokenizerHint, spec: ModelSpec, beside: str) -> Tokenizer:
         from tui_chat.tokenizers.tokenizer_json import open_tokenizer_json
 
         return open_tokenizer_json(hint.path, hidden=hint.drop_special)
+    if hint.kind == "hipgpt":
+        from tui_chat.tokenizers.hipgpt import open_word_pieces
+
+        return open_word_pieces(hint.path)
     if hint.kind == "llama2c":  # the file does not say how many ids it has
         return open_llama2c(hint.path, hint.vocab_size or spec.vocab_size)
     if hint.kind == "llmc":
