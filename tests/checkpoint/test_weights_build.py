@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tui_chat.checkpoint import weights
+from tui_chat.checkpoint import assembly, reading, weights
 from tui_chat.checkpoint.files import RegularFile
 from tui_chat.checkpoint.names import Recipe
 from tui_chat.checkpoint.plan import WeightPlan
 from tui_chat.checkpoint.tensors import LowRank, Storage, TensorRef, contiguous, part
+from tui_chat.errors import CheckpointError
 
 Stored = Callable[..., TensorRef]
 
@@ -36,12 +40,15 @@ def stored(tmp_path: Path) -> Stored:
 
 def built(*refs: TensorRef, dtype: str | None = None, transposed: bool = False) -> torch.Tensor:
     """The parts one below the other, as a plan of one tensor reads them."""
-    recipe = Recipe(refs, transposed)
+    return weights.read(plan_of({"w": Recipe(refs, transposed)}), dtype=dtype)["w"]
+
+
+def plan_of(recipes: Mapping[str, Recipe]) -> WeightPlan:
     stamps = {}
-    for storage in (s for ref in refs for s in ref.storages):
+    for storage in (s for recipe in recipes.values() for ref in recipe.parts for s in ref.storages):
         with RegularFile(storage.file) as file:
             stamps[storage.file] = file.stamp
-    return weights.read(WeightPlan(recipes={"w": recipe}, stamps=stamps), dtype=dtype)["w"]
+    return WeightPlan(recipes=recipes, stamps=stamps)
 
 
 def rows_by_head(tensor: torch.Tensor, ref: TensorRef, heads: int) -> TensorRef:
@@ -106,3 +113,114 @@ def test_parts_of_all_these_kinds_stand_below_one_another(stored: Stored) -> Non
     found = built(rows_by_head(fused, stored(fused), 2), stored(plain), dtype="float64")
     wanted = torch.cat([fused.view(2, 3, 4, 8)[:, 0].reshape(8, 8), plain]).double()
     assert torch.equal(found, wanted)
+
+
+# ---- where the bytes go
+
+
+@pytest.fixture(params=[16, 64, 4096])
+def small_pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Read in pieces so small that every tensor is cut many times."""
+    monkeypatch.setattr(reading, "PIECE", request.param)
+    monkeypatch.setattr(reading, "_HANDED_OVER", request.param // 2)
+    monkeypatch.setattr(assembly, "PIECE", request.param)
+    monkeypatch.setattr(assembly, "_NUMBERS", request.param // 4)
+    return int(request.param)
+
+
+def read_all(
+    path: Path, refs: dict[str, TensorRef], turned: frozenset[str] = frozenset(), **options: Any
+) -> dict[str, torch.Tensor]:
+    plan = plan_of({name: Recipe((ref,)) for name, ref in refs.items()})
+    return weights.read(plan, turned=lambda name: name in turned, **options)
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> tuple[Path, torch.Tensor, Storage]:
+    """A file whose single storage, with a checksum, holds everything, as flat parameters do."""
+    numbers = torch.randn(1000)
+    raw = bytes(numbers.view(torch.uint8).tolist())
+    path = tmp_path / "flat.bin"
+    path.write_bytes(b"head" + raw + b"tail")
+    return path, numbers, Storage(str(path), 4, len(raw), zlib.crc32(raw), "data/0")
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float64"])
+def test_views_of_one_storage_are_read_apart_whatever_lies_between(
+    flat: tuple[Path, torch.Tensor, Storage], dtype: str | None, small_pieces: int
+) -> None:
+    path, numbers, storage = flat
+    refs = {
+        "rows": TensorRef("float32", (7, 9), (9, 1), 3, storage),
+        "columns": TensorRef("float32", (8, 6), (1, 8), 100, storage),
+        "first": TensorRef("float32", (10, 10), (10, 1), 200, storage),
+        "overlapping": TensorRef("float32", (10, 5), (10, 1), 230, storage),
+        "spread": TensorRef("float32", (20, 3), (13, 2), 500, storage),
+        "last": TensorRef("float32", (100,), (1,), 900, storage),
+        "nothing": TensorRef("float32", (0, 4), (4, 1), 0, storage),
+        "scalar": TensorRef("float32", (), (), 899, storage),
+    }
+    found = read_all(path, refs, frozenset(("rows", "first", "spread")), dtype=dtype)
+    for name, ref in refs.items():
+        wanted = torch.as_strided(numbers, ref.shape, ref.stride, ref.offset)
+        assert torch.equal(found[name], wanted.to(found[name].dtype)), name
+        assert found[name].untyped_storage().nbytes() == found[name].nbytes
+    assert found["rows"].stride() == (1, 7) and found["columns"].is_contiguous()
+
+
+def test_a_flipped_bit_between_the_tensors_is_noticed_too(
+    flat: tuple[Path, torch.Tensor, Storage], small_pieces: int
+) -> None:
+    path, _, storage = flat
+    raw = bytearray(path.read_bytes())
+    raw[4 + 4 * 500] ^= 1
+    path.write_bytes(raw)
+    refs = {"a": TensorRef("float32", (50,), (1,), 0, storage)}
+    refs["b"] = TensorRef("float32", (50,), (1,), 800, storage)
+    with pytest.raises(CheckpointError, match="checksum"):
+        read_all(path, refs)
+
+
+def test_without_a_checksum_only_the_bytes_of_the_tensors_are_read(
+    flat: tuple[Path, torch.Tensor, Storage],
+) -> None:
+    path, numbers, storage = flat
+    bare = Storage(storage.file, storage.begin, storage.nbytes)
+    refs = {"a": TensorRef("float32", (50,), (1,), 10, bare)}
+    refs["b"] = TensorRef("float32", (50,), (1,), 800, bare)
+    plan = WeightPlan(recipes={name: Recipe((ref,)) for name, ref in refs.items()}, stamps={})
+    assert plan.nbytes == 400
+    assert torch.equal(read_all(path, refs)["b"], numbers[800:850])
+
+
+def test_tensors_of_the_same_numbers_stay_one_tensor(
+    flat: tuple[Path, torch.Tensor, Storage],
+) -> None:
+    path, numbers, storage = flat
+    tied = {n: TensorRef("float32", (10, 9), (9, 1), 3, storage) for n in ("embed", "head")}
+    found = read_all(path, tied, frozenset(("head",)), dtype="float16")
+    assert found["embed"].data_ptr() == found["head"].data_ptr()
+    assert torch.equal(found["embed"], numbers[3:93].view(10, 9).half())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_matrices_lie_in_memory_as_asked(
+    turned: bool, transposed: bool, stored: Stored, small_pieces: int
+) -> None:
+    parts = [torch.randn(6, 10), torch.randn(5, 10)]
+    refs = tuple(stored(part.t() if transposed else part) for part in parts)
+    plan = plan_of({"w": Recipe(refs, transposed)})
+    found = weights.read(plan, turned=lambda name: turned)["w"]
+    assert torch.equal(found, torch.cat(parts))
+    assert found.stride() == ((1, 11) if turned else (10, 1))
+
+
+def test_numbers_in_blocks_are_multiplied_out_piece_by_piece(
+    stored: Stored, small_pieces: int
+) -> None:
+    numbers = torch.randint(-127, 128, (40, 8), dtype=torch.int8)
+    scales = torch.rand(40, 1)
+    ref = replace(stored(numbers.view(10, 32)), scales=stored(scales.view(40)))
+    found = weights.read(plan_of({"w": Recipe((ref,))}), turned=lambda name: True)["w"]
+    assert torch.equal(found, (numbers.float() * scales).view(10, 32))

@@ -1,27 +1,21 @@
-"""From a plan to tensors: reads just the bytes the model needs, checks them on the way, keeps no
-file open.
+"""From a plan to tensors: the bytes the model needs are read once, to where they stay.
 
-The plan is made without torch (description.py); torch is imported when weights are loaded. Nothing
-is mapped into memory: a training run may overwrite the file at any time, and a mapped file that
-shrinks kills the process.
+They are checked on the way, and no file stays open behind them. The plan is made without torch
+(description.py); torch is imported when weights are loaded. Nothing is mapped into memory: a
+training run may overwrite the file at any time, and a mapped file that shrinks kills the process.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tui_chat.checkpoint.files import (
-    Damaged,
-    RegularFile,
-    being_written,
-    refused,
-    shown_path,
-)
+from tui_chat.checkpoint.assembly import fill, held, straight
+from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.names import Recipe
-from tui_chat.checkpoint.plan import WeightPlan
-from tui_chat.checkpoint.tensors import ITEM_BYTES, Storage, TensorRef
+from tui_chat.checkpoint.plan import Key, Read, Span, Use, WeightPlan, bytes_of, key_of, refs_of
+from tui_chat.checkpoint.reading import LoadCancelled, Reader
+from tui_chat.checkpoint.tensors import ITEM_BYTES, TensorRef
 from tui_chat.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -29,11 +23,9 @@ if TYPE_CHECKING:
 
     from tui_chat.checkpoint.info import CheckpointInfo
 
-_CHUNK = 8 * 1024 * 1024
+__all__ = ["LoadCancelled", "load", "read"]
 
-
-class LoadCancelled(CheckpointError):
-    """Loading ended because it was asked to."""
+Turned = Callable[[str], bool]
 
 
 def load(
@@ -41,20 +33,29 @@ def load(
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    turned: Turned = lambda name: False,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, torch.Tensor]:
     """The weights of `info` under their canonical names.
 
-    `dtype` None keeps the file's own. `progress` hears numbers from 0 to 1. Raises CheckpointError
-    when the file is damaged, or has changed since it was described; LoadCancelled when `cancelled`
-    says so.
+    `dtype` None keeps the file's own. Matrices whose name is `turned` lie (in, out) in memory;
+    their shape is (out, in) all the same. Tensors of the same numbers are one tensor. `progress`
+    hears numbers from 0 to 1. Raises CheckpointError when the file is damaged, or has changed
+    since it was described; LoadCancelled when `cancelled` says so.
     """
     if info.plan is None:
         raise CheckpointError(
             f"cannot open {shown_path(info.path)}", "it was described without its tensors"
         )
-    return read(info.plan, dtype=dtype, device=device, progress=progress, cancelled=cancelled)
+    return read(
+        info.plan,
+        dtype=dtype,
+        device=device,
+        turned=turned,
+        progress=progress,
+        cancelled=cancelled,
+    )
 
 
 def read(
@@ -62,6 +63,7 @@ def read(
     *,
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    turned: Turned = lambda name: False,
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -69,127 +71,123 @@ def read(
     import torch
 
     wanted = getattr(torch, dtype) if isinstance(dtype, str) and dtype else dtype or None
-    reader = _Reader(plan, progress or (lambda done: None), cancelled or (lambda: False))
-    try:
-        return reader.tensors(wanted, torch.device(device))
-    finally:
-        reader.close()
+    heard = progress or (lambda done: None)
+    reads = plan.reads()
+    total = sum(one.nbytes for one in reads.values())
+    with Reader(plan.stamps, total, heard, cancelled or (lambda: False)) as reader:
+        loader = _Loader(plan, reads, reader, wanted, torch.device(device), turned)
+        found = loader.tensors()
+        reader.check_unchanged()
+    heard(1.0)
+    return found
 
 
-class _Reader:
-    """Reads storages when the first tensor needs them, forgets them after the last one did."""
+class _Loader:
+    """Allocates each tensor when the first of its bytes comes, and lets go of what was only read
+    to be computed with as soon as the last one who needs it had it."""
 
     def __init__(
-        self, plan: WeightPlan, progress: Callable[[float], None], cancelled: Callable[[], bool]
+        self,
+        plan: WeightPlan,
+        reads: dict[Key, Read],
+        reader: Reader,
+        dtype: torch.dtype | None,
+        device: torch.device,
+        turned: Turned,
     ) -> None:
         self.plan = plan
-        self.progress = progress
-        self.cancelled = cancelled
-        self.files: dict[str, RegularFile] = {}
-        self.held: dict[tuple[str, int], torch.Tensor] = {}
-        self.uses: dict[tuple[str, int], int] = {}
-        for recipe in plan.recipes.values():
-            for storage in (s for part in recipe.parts for s in part.storages):
-                key = (storage.file, storage.begin)
-                self.uses[key] = self.uses.get(key, 0) + 1
-        self.total = max(plan.nbytes, 1)
-        self.done = 0
+        self.reader = reader
+        self.dtype = dtype
+        self.device = device
+        self.turned = {recipe for name, recipe in plan.recipes.items() if turned(name)}
+        self.reads = reads
+        self.begun: set[Key] = set()
+        self.made: dict[Recipe, torch.Tensor] = {}
+        self.buffers: dict[tuple[Key, int], torch.Tensor] = {}  # by storage and first byte
+        self.waiting: dict[tuple[Key, int], int] = {}  # how many uses still need it
+        self.spans: dict[TensorRef, tuple[Key, Span]] = {}
+        for key, one in reads.items():
+            for span in one.spans:
+                self.waiting[key, span.begin] = len(span.uses)
+                self.spans.update((use.ref, (key, span)) for use in span.uses)
 
-    def close(self) -> None:
-        for file in self.files.values():
-            file.__exit__(None, None, None)
+    def tensors(self) -> dict[str, torch.Tensor]:
+        for key in self.reads:
+            self._read(key)
+        return {name: self._target(recipe) for name, recipe in self.plan.recipes.items()}
 
-    def tensors(self, dtype: torch.dtype | None, device: torch.device) -> dict[str, torch.Tensor]:
-        recipes = self.plan.recipes
-        order = sorted(recipes, key=lambda name: recipes[name].parts[0].storage.begin)
-        found: dict[str, torch.Tensor] = {}
-        for name in order:
-            found[name] = self._built(recipes[name], dtype, device)
-        for path, file in self.files.items():
-            if not file.unchanged():
-                raise being_written(path)
-        self.progress(1.0)
-        return {name: found[name] for name in recipes}
-
-    def _built(
-        self, recipe: Recipe, dtype: torch.dtype | None, device: torch.device
-    ) -> torch.Tensor:
+    def _read(self, key: Key) -> None:
+        """Read a storage, and compute what is made of it."""
         import torch
 
-        parts = [self._part(ref) for ref in recipe.parts]
-        if recipe.transposed:
-            parts = [part.t() for part in parts]
-        one = (
-            parts[0]
-            if len(parts) == 1
-            else torch.cat([p.to(dtype or parts[0].dtype) for p in parts])
-        )
-        moved = one.to(device=device, dtype=dtype or one.dtype).contiguous()
-        if moved.untyped_storage().nbytes() > moved.nbytes:
-            moved = moved.clone()  # a small view must not keep a large storage alive
-        return moved
+        if key in self.begun:
+            return
+        self.begun.add(key)
+        one = self.reads[key]
+        pieces = []
+        for span in one.spans:
+            use = span.straight
+            if use is not None:
+                memory = straight(self._place(use), use.ref)
+            else:
+                buffer = torch.empty(span.end - span.begin, dtype=torch.uint8)
+                self.buffers[key, span.begin] = buffer
+                memory = held(buffer)
+            pieces.append((span.begin, span.end, memory))
+        self.reader.read(one.storage, pieces)
+        for span in one.spans:
+            for use in span.uses if span.straight is None else ():
+                if use.main:
+                    self._compute(use)
 
-    def _part(self, ref: TensorRef) -> torch.Tensor:
+    def _compute(self, use: Use) -> None:
+        needed = [ref for ref in refs_of(use.ref) if ref.numel]
+        for ref in needed:
+            self._read(key_of(ref.storage))
+        fill(self._place(use), use.ref, self._numbers)
+        for ref in needed:
+            key, span = self.spans[ref]
+            self.waiting[key, span.begin] -= 1
+            if not self.waiting[key, span.begin]:
+                del self.buffers[key, span.begin]
+
+    def _numbers(self, ref: TensorRef) -> tuple[torch.Tensor, int]:
         import torch
 
-        key = (ref.storage.file, ref.storage.begin)
-        buffer = self.held.get(key)
-        if buffer is None:
-            buffer = self.held[key] = self._read(ref.storage)
-        self.uses[key] -= 1
-        if not self.uses[key]:
-            del self.held[key]
-        # A storage of mixed blocks, such as int8 numbers and float16 scales, need not be whole.
-        whole = buffer.numel() - buffer.numel() % ITEM_BYTES[ref.dtype]
-        numbers = buffer[:whole].view(getattr(torch, ref.dtype))
-        values = torch.as_strided(numbers, ref.grid or ref.shape, ref.stride, ref.offset)
-        values = values.reshape(ref.shape)
-        if ref.scales is not None:
-            scales = self._part(ref.scales).float()
-            groups = values.reshape(scales.numel(), -1).float()
-            values = groups.mul_(scales.reshape(-1, 1)).reshape(ref.shape)
-        if ref.deltas or ref.plus:
-            # In float32: what is added may be smaller than what 16 bits can tell apart.
-            values = values.to(torch.float32, copy=True)
-            for delta in ref.deltas:
-                up, down = self._part(delta.up).float(), self._part(delta.down).float()
-                change = (up @ down).mul_(delta.scale)
-                values += change.t() if delta.transposed else change
-            values += ref.plus
-        return values
+        key, span = self.spans[ref]
+        buffer = self.buffers[key, span.begin]
+        item = ITEM_BYTES[ref.dtype]
+        # A run of mixed blocks, such as int8 numbers and float16 scales, need not be whole.
+        numbers = buffer[: len(buffer) - len(buffer) % item].view(getattr(torch, ref.dtype))
+        return numbers, (bytes_of(ref)[0] - span.begin) // item
 
-    def _read(self, storage: Storage) -> torch.Tensor:
-        """The bytes of a storage as a uint8 tensor. It owns them: no file stays behind it."""
+    # ---- where the numbers go
+
+    def _place(self, use: Use) -> torch.Tensor:
+        """The rows of its tensor that a part becomes, in the part's own shape."""
+        recipe = use.recipe
+        target = self._target(recipe)
+        shapes = [p.shape[::-1] if recipe.transposed else p.shape for p in recipe.parts]
+        if len(shapes) > 1:
+            begin = sum(shape[0] for shape in shapes[: use.part])
+            target = target[begin : begin + shapes[use.part][0]]
+        return target.t() if recipe.transposed else target
+
+    def _target(self, recipe: Recipe) -> torch.Tensor:
         import torch
 
-        if not storage.nbytes:
-            return torch.empty(0, dtype=torch.uint8)
-        file = self._file(storage.file)
-        buffer = bytearray(storage.nbytes)
-        view = memoryview(buffer)
-        checksum = 0
-        try:
-            for begin in range(0, storage.nbytes, _CHUNK):
-                if self.cancelled():
-                    raise LoadCancelled("loading was cancelled")
-                piece = view[begin : begin + _CHUNK]
-                file.read_into(storage.begin + begin, piece)
-                if storage.crc32 is not None:
-                    checksum = zlib.crc32(piece, checksum)
-                self.done += len(piece)
-                self.progress(self.done / self.total)
-            if storage.crc32 is not None and checksum != storage.crc32:
-                raise Damaged(f"the tensor data in {storage.label} does not match its checksum")
-        except Damaged as error:
-            if not file.unchanged():
-                raise being_written(storage.file) from None
-            raise refused(storage.file, error) from None
-        return torch.frombuffer(buffer, dtype=torch.uint8)
-
-    def _file(self, path: str) -> RegularFile:
-        file = self.files.get(path)
-        if file is None:
-            file = self.files[path] = RegularFile(path)
-            if file.stamp != self.plan.stamps[path]:
-                raise being_written(path)
-        return file
+        target = self.made.get(recipe)
+        if target is None:
+            first = recipe.parts[0]
+            own = "float32" if first.scales is not None else first.dtype
+            shape = recipe.shape if recipe.parts[0].shape else ()
+            over = recipe in self.turned and len(shape) == 2
+            target = torch.empty(
+                shape[::-1] if over else shape,
+                dtype=self.dtype or getattr(torch, own),
+                device=self.device,
+            )
+            if over:
+                target = target.t()
+            self.made[recipe] = target
+        return target
