@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tui_chat.model.spec import ModelSpec, RopeScaling
+from tui_chat.model.spec import Experts, ModelSpec, RopeScaling
 
 SMALL: dict[str, Any] = {
     "vocab_size": 61,
@@ -51,7 +51,98 @@ SPECS: dict[str, ModelSpec] = {
         logit_softcap=15.0,
     ),
     "no-positions-windows": ModelSpec(**SMALL, position="none", window=(3, 7)),
+    "partial-rotary-half": ModelSpec(**SMALL, **ROPE, rotary_dim=4, n_kv_head=2),
+    "gpt-j-like": ModelSpec(
+        **SMALL,
+        position="rope",
+        rope_layout="interleaved",
+        rotary_dim=4,
+        residual="parallel",
+        shared_norm=True,
+        activation="gelu_tanh",
+    ),
+    "neox-like": ModelSpec(**SMALL, position="rope", rotary_dim=2, residual="parallel"),
+    "gemma2-like": ModelSpec(
+        **SMALL,
+        position="rope",
+        norm="rmsnorm",
+        norm_eps=1e-6,
+        gated=True,
+        activation="gelu_tanh",
+        n_kv_head=2,
+        attention_scale=0.2,
+        attention_softcap=2.0,
+        logit_softcap=3.0,
+        embed_scale=5.0,
+        window=(4, 0),
+    ),
+    "gemma3-like": ModelSpec(
+        **SMALL,
+        **ROPE,
+        qk_norm="before_rope",
+        qk_norm_eps=1e-3,
+        n_kv_head=2,
+        embed_scale=5.0,
+        rope_theta=1e6,
+        rope_scaling=RopeScaling(kind="linear", factor=8.0),
+        rope_local_theta=100.0,
+        layer_rope=("local", "main"),
+        window=(5, 0),
+    ),
+    "olmo2-like": ModelSpec(**SMALL, **ROPE, pre_norm=False, qk_norm="before_rope"),
+    "no-rotation-in-a-layer": ModelSpec(**SMALL, **ROPE, layer_rope=("main", "none")),
+    "granite-like": ModelSpec(
+        **SMALL,
+        **ROPE,
+        n_kv_head=2,
+        embed_scale=3.0,
+        attention_scale=0.1,
+        residual_scale=0.3,
+        logit_scale=0.25,
+    ),
+    "learned-positions-scaled-embedding": ModelSpec(**SMALL, embed_scale=2.0),
+    "softcapped-with-learned-positions": ModelSpec(**SMALL, attention_softcap=1.5),
+    "yarn": ModelSpec(
+        **SMALL,
+        **ROPE,
+        rope_scaling=RopeScaling(
+            kind="yarn", factor=4.0, original_context_length=12, beta_fast=2.0, attention_factor=1.2
+        ),
+    ),
+    "longrope": ModelSpec(
+        **SMALL,
+        **ROPE,
+        rope_scaling=RopeScaling(
+            kind="longrope",
+            original_context_length=32,
+            attention_factor=1.1,
+            short_factors=(1.0, 1.0, 1.0, 1.0),
+            long_factors=(1.0, 2.0, 4.0, 8.0),
+        ),
+    ),
+    "experts-softmax": ModelSpec(**SMALL, **ROPE, experts=Experts(count=5, used=2)),
+    "experts-in-parallel": ModelSpec(
+        **SMALL,
+        position="rope",
+        residual="parallel",
+        residual_scale=0.5,
+        experts=Experts(count=4, used=2, router="sigmoid"),
+    ),
 }
+
+# Norms on what a branch adds, in specs that have them.
+POST_NORMS = {"gemma2-like", "gemma3-like", "olmo2-like"}
+
+
+def weights_of(name: str) -> dict[str, Tensor]:
+    """Random weights for one of SPECS, with the tensors that its name promises."""
+    spec = SPECS[name]
+    return random_weights(
+        spec,
+        bias=spec.norm == "layernorm",
+        wide_qk_norm=name == "olmo2-like",
+        post_norms=name in POST_NORMS,
+    )
 
 
 def random_weights(
@@ -62,6 +153,7 @@ def random_weights(
     tied: bool = False,
     scale: float = 0.25,
     wide_qk_norm: bool = False,
+    post_norms: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
     """Canonical tensors for `spec`, drawn so that logits differ clearly."""
@@ -89,7 +181,11 @@ def random_weights(
         norm("embed_norm")
     for i in range(spec.n_layer):
         at = f"blocks.{i}"
-        norm(f"{at}.attn_norm")
+        if spec.pre_norm:
+            norm(f"{at}.attn_norm")
+        if post_norms:
+            norm(f"{at}.attn_post_norm")
+            norm(f"{at}.mlp_post_norm")
         linear(f"{at}.attn.qkv", wide + 2 * kv, spec.n_embd, biased=bias)
         if spec.qk_norm != "none" and spec.norm_eps is not None:
             for name, size in (("q_norm", wide), ("k_norm", kv)):
@@ -97,8 +193,15 @@ def random_weights(
                 out[f"{at}.attn.{name}.weight"] = 1 + torch.randn(width, generator=draw) * 0.2
         if spec.attention_output:
             linear(f"{at}.attn.out", spec.n_embd, wide, biased=bias)
-        norm(f"{at}.mlp_norm")
+        if spec.pre_norm and not spec.shared_norm:
+            norm(f"{at}.mlp_norm")
         up = "gate_up" if spec.gated else "up"
+        if spec.experts is not None and i:  # the first layer has an MLP
+            count, rows = spec.experts.count, inner * (2 if spec.gated else 1)
+            linear(f"{at}.mlp.router", count, spec.n_embd, biased=spec.experts.router == "sigmoid")
+            linear(f"{at}.mlp.experts.{up}", count * rows, spec.n_embd, biased=False)
+            linear(f"{at}.mlp.experts.down", count * spec.n_embd, inner, biased=False)
+            continue
         linear(f"{at}.mlp.{up}", inner * (2 if spec.gated else 1), spec.n_embd, biased=bias)
         linear(f"{at}.mlp.down", spec.n_embd, inner, biased=bias)
     if spec.final_norm:
