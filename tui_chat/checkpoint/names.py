@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from tui_chat.checkpoint.plain import what
-from tui_chat.checkpoint.tensors import WEIGHT_DTYPES, TensorRef, shape_text
+from tui_chat.checkpoint.tensors import WEIGHT_DTYPES, Pieces, TensorRef, shape_text
 from tui_chat.checkpoint.words import listed
 from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import ModelSpec
@@ -71,21 +71,49 @@ def _row(entry: str | Row) -> Row:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How one canonical tensor is built: `parts` one below the other, each turned over if
-    `transposed`."""
+    `transposed`. Where `corners` are given, part k begins at `corners[k]` of the tensor instead,
+    and the parts fill it."""
 
     parts: tuple[TensorRef, ...]
     transposed: bool = False
+    corners: tuple[tuple[int, ...], ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
         shapes = [part.shape[::-1] if self.transposed else part.shape for part in self.parts]
+        if self.corners:
+            ends = [
+                [begin + size for begin, size in zip(corner, shape, strict=True)]
+                for corner, shape in zip(self.corners, shapes, strict=True)
+            ]
+            return tuple(max(column) for column in zip(*ends, strict=True))
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
-    @property
-    def joins(self) -> bool:
-        """Whether the parts fit below one another."""
-        tails = {(part.shape[::-1] if self.transposed else part.shape)[1:] for part in self.parts}
-        return len(tails) == 1 and all(part.shape for part in self.parts)
+    @classmethod
+    def below(cls, sources: Iterable[TensorRef | Pieces], transposed: bool) -> Recipe | None:
+        """The sources one below the other, each turned over if `transposed`; None where they do
+        not fit so."""
+        parts: list[TensorRef] = []
+        corners: list[tuple[int, ...]] = []
+        tails: set[tuple[int, ...]] = set()
+        rows = 0
+        for source in sources:
+            if isinstance(source, TensorRef):
+                source = Pieces(source.shape, (source,), ((0,) * len(source.shape),))
+            shape = source.shape[::-1] if transposed else source.shape
+            if not shape:
+                return None
+            for corner in source.corners:
+                first, *rest = corner[::-1] if transposed else corner
+                corners.append((rows + first, *rest))
+            parts += source.parts
+            tails.add(shape[1:])
+            rows += shape[0]
+        if len(tails) != 1:
+            return None
+        found = cls(tuple(parts), transposed)
+        stacked = found.shape[0] == rows and not any(any(corner[1:]) for corner in corners)
+        return found if stacked else replace(found, corners=tuple(corners))
 
 
 @dataclass(slots=True)
@@ -216,21 +244,29 @@ def _match_row(
         if len(there) < len(sources):
             found.missing += [name for name in sources if name not in tensors]
             continue
-        parts: list[TensorRef] = []
+        parts: list[TensorRef | Pieces] = []
         for name in sources:
             value = tensors[name]
-            if not isinstance(value, TensorRef):
+            if not isinstance(value, (TensorRef, Pieces)):
                 found.wrong.append(f"{name} is {what(value)}, not a tensor")
-            elif not (value.dtype in WEIGHT_DTYPES or value.scales or value.encoding):
-                found.wrong.append(f"{name} holds {value.dtype}, which weights cannot be yet")
+            elif unusable := _unusable(value):
+                found.wrong.append(f"{name} holds {unusable}, which weights cannot be yet")
             else:
                 parts.append(value)
         if len(parts) == len(sources):
-            recipe = Recipe(tuple(parts), row.transposed and suffix == "weight")
-            if recipe.joins:
+            recipe = Recipe.below(parts, row.transposed and suffix == "weight")
+            if recipe is not None:
                 found.recipes[f"{canonical.replace('{i}', str(layer))}.{suffix}"] = recipe
             else:
                 found.wrong.append(f"{sources[0]} and the tensors it is joined with")
+
+
+def _unusable(value: TensorRef | Pieces) -> str:
+    """The dtype of a tensor whose numbers cannot be weights, else nothing."""
+    for ref in (value,) if isinstance(value, TensorRef) else value.parts:
+        if ref.dtype not in WEIGHT_DTYPES and ref.scales is None and not ref.encoding:
+            return ref.dtype
+    return ""
 
 
 def _check_whole(found: _Match, spec: ModelSpec, table: Table) -> None:

@@ -62,11 +62,14 @@ class Persistent:
     value: object
 
 
-def read_pickle(data: bytes, begin: int = 0) -> tuple[object, int]:
-    """The object pickled at `begin`, and where the pickle ends. Raises Damaged, nothing else."""
+def read_pickle(
+    data: bytes, begin: int = 0, *, operations: int = MAX_OPERATIONS
+) -> tuple[object, int]:
+    """The object pickled at `begin`, and where the pickle ends. Raises Damaged, nothing else; also
+    where it takes more than `operations` steps."""
     if len(data) > MAX_BYTES:
         raise Damaged(f"its pickled part has {len(data):,} bytes, more than {MAX_BYTES:,}")
-    return _Reader(data, begin).run()
+    return _Reader(data, begin).run(operations)
 
 
 class _Reader:
@@ -78,9 +81,9 @@ class _Reader:
         self.memo: dict[int, object] = {}
         self.tuple_keys = 0
 
-    def run(self) -> tuple[object, int]:
+    def run(self, operations: int) -> tuple[object, int]:
         data, table = self.data, _OPCODES
-        for _ in range(MAX_OPERATIONS):
+        for _ in range(operations):
             if self.at >= len(data):
                 raise Truncated("its pickled part ends in the middle")
             code = data[self.at]
@@ -94,7 +97,7 @@ class _Reader:
                 step(self)
             except IndexError:  # only the five short opcodes look without asking
                 raise Truncated("its pickled part ends in the middle") from None
-        raise Damaged(f"its pickled part takes more than {MAX_OPERATIONS:,} steps")
+        raise Damaged(f"its pickled part takes more than {operations:,} steps")
 
     # ---- what the opcodes are made of
 

@@ -19,6 +19,7 @@ class Source:
     for.
 
     `config` holds the model settings that the user gave; they go before what the files say.
+    `config_file` is the path of a file of settings that the user named, "" where none was.
     """
 
     def __init__(
@@ -26,11 +27,13 @@ class Source:
         path: str,
         *,
         config: Mapping[str, object] | None = None,
+        config_file: str = "",
     ) -> None:
         self.path = os.path.abspath(path)
         self.is_dir = os.path.isdir(path)
         self.folder = self.path if self.is_dir else os.path.dirname(self.path)
         self.config = dict(config or {})
+        self.config_file = config_file and os.path.abspath(os.path.expanduser(config_file))
 
     @cached_property
     def archive(self) -> Archive:

@@ -130,6 +130,17 @@ class TensorRef:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A tensor that lies in several places, of one file or of many: `parts[k]` begins at
+    `corners[k]` of it. Together they fill it, each number once; they are ordered by corner.
+    """
+
+    shape: tuple[int, ...]
+    parts: tuple[TensorRef, ...]
+    corners: tuple[tuple[int, ...], ...]
+
+
 def part(
     ref: TensorRef,
     shape: tuple[int, ...],
