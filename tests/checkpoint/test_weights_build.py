@@ -224,3 +224,21 @@ def test_numbers_in_blocks_are_multiplied_out_piece_by_piece(
     ref = replace(stored(numbers.view(10, 32)), scales=stored(scales.view(40)))
     found = weights.read(plan_of({"w": Recipe((ref,))}), turned=lambda name: True)["w"]
     assert torch.equal(found, (numbers.float() * scales).view(10, 32))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_parts_that_fill_a_tensor_by_their_corners_are_put_there(
+    transposed: bool, stored: Stored, small_pieces: int
+) -> None:
+    whole = torch.randn(6, 10)
+    corners = ((0, 0), (0, 7), (4, 0), (4, 7))
+    sizes = ((4, 7), (4, 3), (2, 7), (2, 3))
+    places = [
+        (slice(r, r + h), slice(c, c + w)) for (r, c), (h, w) in zip(corners, sizes, strict=True)
+    ]
+    parts = [whole[place].clone() for place in places]
+    refs = tuple(stored(part.t() if transposed else part) for part in parts)
+    plan = plan_of({"w": Recipe(refs, transposed, corners)})
+    for turned in (False, True):
+        found = weights.read(plan, dtype="float64", turned=lambda name, over=turned: over)["w"]
+        assert torch.equal(found, whole.double())

@@ -72,14 +72,15 @@ def fill(place: torch.Tensor, ref: TensorRef, numbers: Numbers) -> None:
     layout."""
     import torch
 
+    from tui_chat.checkpoint.quantised import decoded
+
     if not ref.numel:
         return
     stored, first = numbers(ref)
-    walk = ref.grid or ref.shape or (1,)
-    stride = ref.stride or (1,)
+    walk, stride = (ref.grid or ref.shape, ref.stride) if ref.shape else ((1,), (1,))
     rows = ref.shape[0] if ref.shape else 1
-    row = ref.numel // rows
-    step = math.lcm(row, ref.numel // walk[0])
+    row, each = ref.numel // rows, ref.numel // walk[0]
+    step = math.lcm(row, each)
     scales = None
     if ref.scales is not None:
         scales = _whole(ref.scales, numbers).float()
@@ -96,10 +97,12 @@ def fill(place: torch.Tensor, ref: TensorRef, numbers: Numbers) -> None:
     for begin in range(0, ref.numel, count):
         end = min(begin + count, ref.numel)
         there = place[begin // row : end // row] if ref.shape else place
-        each = ref.numel // walk[0]
-        lead = (begin // each, end // each)
-        shape = (lead[1] - lead[0], *walk[1:])
-        piece = torch.as_strided(stored, shape, stride, first + lead[0] * stride[0])
+        if ref.encoding:
+            packed = stored.view(rows, -1)[begin // row : end // row]
+            piece = decoded(ref.encoding, packed.view(-1), tuple(there.shape))
+        else:
+            shape = ((end - begin) // each, *walk[1:])
+            piece = torch.as_strided(stored, shape, stride, first + begin // each * stride[0])
         if scales is not None:
             group = ref.numel // scales.numel()
             by = scales.view(-1, 1)[begin // group : end // group]

@@ -96,7 +96,7 @@ def key_of(storage: Storage) -> Key:
 def in_order(ref: TensorRef) -> bool:
     """Whether the numbers of a tensor follow one another in its storage and stand for
     themselves."""
-    if ref.scales is not None or ref.deltas or ref.grid:
+    if ref.scales is not None or ref.deltas or ref.grid or ref.encoding:
         return False
     step = 1
     for size, stride in zip(reversed(ref.shape), reversed(ref.stride), strict=True):
@@ -108,6 +108,8 @@ def in_order(ref: TensorRef) -> bool:
 
 def bytes_of(ref: TensorRef) -> tuple[int, int]:
     """Where in its storage the bytes of a tensor begin and end."""
+    if ref.encoding:
+        return 0, ref.storage.nbytes
     item = ITEM_BYTES[ref.dtype]
     walk = ref.grid or ref.shape
     last = ref.offset + sum((size - 1) * step for size, step in zip(walk, ref.stride, strict=True))

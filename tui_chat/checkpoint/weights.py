@@ -164,11 +164,14 @@ class _Loader:
     # ---- where the numbers go
 
     def _place(self, use: Use) -> torch.Tensor:
-        """The rows of its tensor that a part becomes, in the part's own shape."""
+        """What a part becomes of its tensor, in the part's own shape."""
         recipe = use.recipe
         target = self._target(recipe)
         shapes = [p.shape[::-1] if recipe.transposed else p.shape for p in recipe.parts]
-        if len(shapes) > 1:
+        if recipe.corners:
+            ends = zip(recipe.corners[use.part], shapes[use.part], strict=True)
+            target = target[tuple(slice(begin, begin + size) for begin, size in ends)]
+        elif len(shapes) > 1:
             begin = sum(shape[0] for shape in shapes[: use.part])
             target = target[begin : begin + shapes[use.part][0]]
         return target.t() if recipe.transposed else target
@@ -179,7 +182,7 @@ class _Loader:
         target = self.made.get(recipe)
         if target is None:
             first = recipe.parts[0]
-            own = "float32" if first.scales is not None else first.dtype
+            own = "float32" if first.scales is not None or first.encoding else first.dtype
             shape = recipe.shape if recipe.parts[0].shape else ()
             over = recipe in self.turned and len(shape) == 2
             target = torch.empty(
