@@ -21,27 +21,12 @@ from torch.nn import functional as F
 
 from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
+from tui_chat.model.constant_dropout import PROBABILITY, passes
 from tui_chat.model.layers import matrix, times
 from tui_chat.model.spec import ModelSpec
 
-DROPOUT = 0.1
-_BLOCK = 256  # threads of a block of its dropout kernel, which the hash depends on
-_WORD = 0xFFFFFFFF
 _HASHED_AT_ONCE = 2**20
 _ROWS_AT_ONCE = 8192  # rows of windows that are scored together
-
-
-def kept(begin: int, end: int) -> Tensor:
-    """Which of the numbers `begin` to `end` of a (rows, n_embd) array dropout lets through:
-    (end - begin,) bool."""
-    index = torch.arange(begin, end, dtype=torch.int64)
-    first = index + 1
-    mixed = (index * (index // _BLOCK) + 1) & _WORD
-    mixed ^= mixed >> 2
-    mixed = (mixed ^ mixed << 1) & _WORD
-    mixed ^= (first ^ first << 4) & _WORD
-    drawn = ((mixed + 1) & _WORD).to(torch.float32) / torch.tensor(float(_WORD))
-    return drawn >= torch.tensor(DROPOUT)
 
 
 def kept_rows(spec: ModelSpec) -> dict[int, Tensor]:
@@ -52,7 +37,8 @@ def kept_rows(spec: ModelSpec) -> dict[int, Tensor]:
     found: dict[int, Tensor] = {}
     for row in range(0, spec.context_length, step):
         last = min(row + step, spec.context_length)
-        marks = kept(row * width, last * width).view(-1, width)
+        places = torch.arange(row * width, last * width, dtype=torch.int64)
+        marks = torch.as_tensor(passes(places)).view(-1, width)
         for n in marks.any(1).nonzero().flatten().tolist():
             found[row + n] = marks[n].clone()
     return found
@@ -226,4 +212,4 @@ class HipGPT:
 def _dropout(added: Tensor, dropped: Tensor | None) -> Tensor:
     if dropped is None:
         return added
-    return added.div_(1 - DROPOUT).masked_fill_(dropped, 0.0)
+    return added.div_(1 - PROBABILITY).masked_fill_(dropped, 0.0)
