@@ -150,8 +150,16 @@ def _chosen(path: str, step: int | None) -> str:
                 f"{name} has no step {step}", f"it has {', '.join(steps) or 'none'}"
             )
     else:
-        chosen = [entry for entry in entries if not entry.error] or entries
+        whole, marked = [entry for entry in entries if not entry.error], _marked(path)
+        chosen = [entry for entry in whole if entry.path in marked] or whole or entries
     return chosen[-1].path
+
+
+def _marked(path: str) -> list[str]:
+    """What the formats say that the run in `path` itself marks as its newest."""
+    folder = Source(path)
+    asked = [latest for form in FORMATS if (latest := getattr(form, "latest", None))]
+    return [os.path.join(path, name) for latest in asked if (name := latest(folder))]
 
 
 def scan(roots: Iterable[str]) -> Iterator[Run]:

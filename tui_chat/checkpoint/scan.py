@@ -16,6 +16,7 @@ from tui_chat.checkpoint.binaries import looks_binary
 from tui_chat.checkpoint.description import run_name
 from tui_chat.checkpoint.files import RegularFile, shown_name, unopened
 from tui_chat.checkpoint.formats import claimed
+from tui_chat.checkpoint.hipgpt_file import looks_like_hipgpt
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
 from tui_chat.errors import CheckpointError, TuiChatError
 
@@ -213,6 +214,8 @@ def _doubles(folder: str, entry: os.DirEntry[str]) -> bool:
     if not entry.is_symlink():
         return False
     target = os.path.realpath(entry.path)
+    if not os.path.exists(target):  # the run was moved, or its trainer misled the link
+        target = os.path.join(os.path.realpath(folder), os.path.basename(target))
     return os.path.dirname(target) == os.path.realpath(folder) and os.path.isfile(target)
 
 
@@ -246,6 +249,10 @@ def _begins_like_weights(path: str) -> bool:
     try:
         with RegularFile(path) as file:
             head = file.read(0, min(file.size, 64))
-            return head[:2] in (b"PK", b"\x80\x02") or looks_binary(head, file.size)
+            return (
+                head[:2] in (b"PK", b"\x80\x02")
+                or looks_binary(head, file.size)
+                or looks_like_hipgpt(file)
+            )
     except (CheckpointError, ValueError):
         return False

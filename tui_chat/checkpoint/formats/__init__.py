@@ -15,6 +15,7 @@ from typing import Protocol
 from tui_chat.checkpoint.description import Description
 from tui_chat.checkpoint.formats import (
     gpt10,
+    hipgpt,
     how_to_train,
     llama2c,
     llmc,
@@ -42,6 +43,8 @@ class Format(Protocol):
 
     # claims(names: frozenset[str]) -> bool, optional: whether a directory with these names in it
     # is one checkpoint of this format. Such a format is asked about directories, others never.
+    # latest(folder: Source) -> str, optional: the file or directory in a run's folder that the run
+    # itself marks as its newest, "" for none. It goes before the one with the highest step.
 
 
 FORMATS: tuple[Format, ...] = (
@@ -53,6 +56,7 @@ FORMATS: tuple[Format, ...] = (
     gpt10,
     llama2c,
     llmc,
+    hipgpt,
 )
 
 GROUP = "tui_chat.formats"
