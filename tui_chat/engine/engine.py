@@ -30,7 +30,7 @@ from tui_chat.engine.events import (
 from tui_chat.engine.generate import check_ids, prefill, reuse, score
 from tui_chat.engine.load import LoadedCheckpoint
 from tui_chat.engine.stops import StopText
-from tui_chat.engine.window import ContextWindow
+from tui_chat.engine.window import ContextWindow, Fitted
 from tui_chat.errors import EngineError, TuiChatError, UsageError
 from tui_chat.model.cache import KVCache
 from tui_chat.sampling import Sampler, SamplingParams, random_seed
@@ -51,6 +51,7 @@ class Lane:
             checkpoint.context_length,
             checkpoint.start_ids,
             checkpoint.info.text_start,
+            checkpoint.model.incremental,
         )
 
     def reply(self, prompt: Prompt, params: SamplingParams, request_id: str = "") -> Reply:
@@ -123,6 +124,7 @@ class Reply:
         self._params = params
         self._cancelled = False
         self._context: list[int] = []  # what the cache holds while this reply runs
+        self._told = 0  # tokens that a sliding window was said to have left behind
         self._sampler: Sampler | None = None
         opening = prompt.ids is None and prompt.mode == "raw" and not prompt.text
         self._stream = TextStream(lane.checkpoint.tokenizer, opening=opening)
@@ -199,19 +201,18 @@ class Reply:
             step = Step(choice.id, shown, choice.logprob)
             yield Stepped(request_id=self.request_id, text=shown, steps=(step,))
             if stopped or hit:
-                yield self._finished("stop", hit or f"token {choice.id}")
+                yield from self._ended(sent, "stop", hit or f"token {choice.id}")
                 return
             if self._cancelled:
                 break
             if len(self.ids) >= self._params.max_new_tokens:
-                yield from self._flushed()
-                yield self._finished("length")
+                yield from self._ended(sent, "length")
                 return
-            if len(self._context) >= checkpoint.context_length:
+            slides = lane.window.slides(self.prompt)
+            if len(self._context) >= checkpoint.context_length and not slides:
                 moved = lane.window.move(self.prompt, sent, self.ids)
                 if moved is None:
-                    yield from self._flushed()
-                    yield self._finished("context")
+                    yield from self._ended(sent, "context")
                     return
                 yield WindowMoved(
                     request_id=self.request_id,
@@ -228,8 +229,9 @@ class Reply:
                 logits = checkpoint.model.forward((choice.id,), lane.cache)
                 self._context.append(choice.id)
                 self._decode_seconds += time.perf_counter() - began
-        yield from self._flushed()
-        yield self._finished("cancelled")
+                if slides:
+                    yield from self._slid(sent, checkpoint.context_length // 8)
+        yield from self._ended(sent, "cancelled")
 
     def _prefill(self, ids: list[int]) -> Generator[Event, None, Tensor | None]:
         """Bring the cache to `ids`; returns the last logits, None when the reply was cancelled
@@ -274,6 +276,29 @@ class Reply:
         if shown:
             self.text += shown
             yield Stepped(request_id=self.request_id, text=shown, steps=())
+
+    def _slid(self, sent: Fitted, at_least: int) -> Iterator[Event]:
+        """Tell where a window that moves by itself begins by now, if that is `at_least` tokens
+        further on.
+        """
+        lane = self.lane
+        left_out = len(self._context) - lane.checkpoint.context_length
+        if left_out - self._told >= max(at_least, 1) and lane.window.slides(self.prompt):
+            self._told = left_out
+            moved = lane.window.move(self.prompt, sent, self._context[len(sent.ids) :])
+            if moved is not None:
+                yield WindowMoved(
+                    request_id=self.request_id,
+                    first_turn=moved.first_turn,
+                    first_char=moved.first_char,
+                    dropped_tokens=moved.dropped_tokens,
+                )
+
+    def _ended(self, sent: Fitted, reason: StopReason, detail: str = "") -> Iterator[Event]:
+        if reason != "stop":  # what is held back after a stop is no longer of the reply
+            yield from self._flushed()
+        yield from self._slid(sent, 1)
+        yield self._finished(reason, detail)
 
     def _finished(self, reason: StopReason, detail: str = "") -> Finished:
         return Finished(

@@ -2,7 +2,7 @@
 
 The oldest whole turns are left out, once and down to about half of the context, so that the
 turns after that only add to what the cache holds; the system prompt always stays. A text without
-turns keeps its last half.
+turns keeps its last half; where nothing is kept from token to token, all that fits.
 """
 
 from __future__ import annotations
@@ -39,14 +39,22 @@ class ContextWindow:
         context_length: int,
         start_ids: Sequence[int],
         text_start: Sequence[int] = (),
+        incremental: bool = True,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.context_length = context_length
+        self._incremental = incremental
+        # A window that is computed anew for each token may as well begin anywhere.
+        self._kept = context_length // 2 if incremental else context_length
         self._start_ids = list(start_ids)  # what an empty text begins with
         self._text_start = list(text_start)  # what stands before every other
         self._dropped_turns: tuple[Turn, ...] = ()
         self._dropped_text = ""
+
+    def slides(self, prompt: Prompt) -> bool:
+        """Whether the window of a reply moves on by itself, token by token, once it is full."""
+        return not self._incremental and (prompt.ids is not None or prompt.mode == "raw")
 
     def fit(self, prompt: Prompt, reply_tokens: int) -> Fitted:
         """The ids to send. Some room is left for the reply: an eighth of the context, or
@@ -55,6 +63,8 @@ class ContextWindow:
         Raises UsageError when the last turn alone does not fit.
         """
         room = self.context_length - max(1, min(reply_tokens, self.context_length // 8))
+        if self.slides(prompt):
+            room = self.context_length - 1
         if prompt.ids is not None:
             return self._fit_ids(list(prompt.ids))
         if prompt.mode == "raw":
@@ -68,7 +78,7 @@ class ContextWindow:
         if prompt.ids is None and prompt.mode == "chat":
             return self._move_turns(prompt, sent, made)
         everything = sent.ids + made
-        kept = everything[-(self.context_length // 2) :]
+        kept = everything[-self._kept :]
         left_out = len(everything) - len(kept)
         chars = 0
         if prompt.ids is None:
@@ -92,7 +102,7 @@ class ContextWindow:
     def _fit_ids(self, ids: list[int]) -> Fitted:
         if len(ids) <= self.context_length:
             return Fitted(ids)
-        kept = ids[-(self.context_length // 2) :]
+        kept = ids[-self._kept :]
         return Fitted(kept, dropped_tokens=len(ids) - len(kept))
 
     def _fit_text(self, text: str, room: int) -> Fitted:
@@ -106,6 +116,11 @@ class ContextWindow:
         if len(self._text_start) + len(ids) <= room:
             self._dropped_text = ""
             return Fitted((self._text_start if text else []) + ids)
+        if not self._incremental:
+            # As its own program: the last ids that leave room for one, never a word read anew.
+            kept = ids[-max(1, self.context_length - 1) :]
+            left_out = len(ids) - len(kept)
+            return Fitted(kept, 0, self._chars(text, ids[:left_out]), left_out)
         cut = len(self._dropped_text)
         if cut and text.startswith(self._dropped_text):
             kept = self.tokenizer.encode_raw(text[cut:])
