@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
+from tui_chat.checkpoint.archive import read_pickle_file
+from tui_chat.checkpoint.encodings import is_encoding
 from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.plain import mapping
@@ -13,7 +16,7 @@ from tui_chat.checkpoint.yaml_file import read_yaml
 from tui_chat.errors import CheckpointError, UsageError
 
 TIKTOKEN_NAMES = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base")
-TEMPLATE_NAMES = ("none", "plain", "train-llm")
+TEMPLATE_NAMES = ("none", "plain", "train-llm", "nanochat")
 _USER = "given by the user"
 
 
@@ -26,12 +29,12 @@ def tokenizer_hint(said: str, hint: TokenizerHint) -> TokenizerHint:
         return TokenizerHint(kind="none", source=_USER)
     path = os.path.abspath(os.path.expanduser(said))
     if os.path.isdir(path):
-        for name in ("tokenizer.json", "meta.pkl"):
+        for name in ("tokenizer.json", "tokenizer.pkl", "meta.pkl"):
             if os.path.isfile(os.path.join(path, name)):
                 return _by_file(os.path.join(path, name))
         raise CheckpointError(
             f"there is no tokenizer in {shown_path(path)}",
-            "it has neither tokenizer.json nor meta.pkl",
+            "it has neither tokenizer.json nor tokenizer.pkl nor meta.pkl",
         )
     if os.path.exists(path):
         return _by_file(path)
@@ -99,7 +102,10 @@ def _by_file(path: str) -> TokenizerHint:
     if path.endswith(".json"):
         return TokenizerHint(kind="tokenizer.json", path=path, source=_USER)
     if path.endswith((".pkl", ".pickle")):
-        return TokenizerHint(kind="chars", path=path, source=_USER)
+        kind: Literal["nanochat", "chars"] = (
+            "nanochat" if is_encoding(read_pickle_file(path)) else "chars"
+        )
+        return TokenizerHint(kind=kind, path=path, source=_USER)
     if path.endswith(".tiktoken"):
         name = os.path.basename(path)[: -len(".tiktoken")]
         return TokenizerHint(kind="tiktoken", name=name, path=path, source=_USER)
@@ -110,8 +116,8 @@ def _by_file(path: str) -> TokenizerHint:
     raise UsageError(
         f"{shown_path(path)} is no tokenizer that can be read",
         "",
-        "There are tokenizer.json, meta.pkl, NAME.tiktoken, tokenizer.model, and tokenizer.bin of "
-        "llama2.c or llm.c",
+        "There are tokenizer.json, tokenizer.pkl, meta.pkl, NAME.tiktoken, tokenizer.model, and "
+        "tokenizer.bin of llama2.c or llm.c",
     )
 
 

@@ -36,10 +36,12 @@ STORAGE_DTYPES = {
 
 @dataclass(slots=True, eq=False)
 class Opaque:
-    """An object of a class that is not known: its name, and the fields it had."""
+    """An object of a class that is not known: its name, and the fields it had, or the text that was
+    its whole state."""
 
     name: str
     fields: Mapping[str, object] = field(default_factory=dict)
+    state: str = ""
 
 
 def what(value: object) -> str:
@@ -145,7 +147,7 @@ class _Plain:
         for part in (*states, record.entries):
             if isinstance(part, dict):
                 fields.update((k, self.of(v, depth)) for k, v in part.items() if isinstance(k, str))
-        return Opaque(name, fields)
+        return Opaque(name, fields, record.state if isinstance(record.state, str) else "")
 
     def tensor(self, name: str, args: tuple[object, ...]) -> object:
         if len(args) < 4 or not isinstance(args[0], Persistent):

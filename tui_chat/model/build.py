@@ -18,6 +18,7 @@ from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
 from tui_chat.model.decoder import Decoder
 from tui_chat.model.families.hipgpt import HipGPT
+from tui_chat.model.families.nanochat import NanoChat
 from tui_chat.model.spec import ModelSpec
 
 
@@ -51,6 +52,7 @@ class Model(Protocol):
 FAMILIES: Mapping[str, Callable[[ModelSpec, dict[str, Tensor]], Model]] = {
     "decoder": Decoder,
     "hipgpt": HipGPT,
+    "nanochat": NanoChat,
 }
 
 

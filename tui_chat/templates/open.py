@@ -5,6 +5,7 @@ from __future__ import annotations
 from tui_chat.checkpoint.info import TemplateHint
 from tui_chat.errors import UsageError
 from tui_chat.templates.base import Template
+from tui_chat.templates.nanochat import NanoChatTemplate
 from tui_chat.templates.plain import PlainTemplate
 from tui_chat.templates.roles import RoleTemplate
 from tui_chat.tokenizers.base import Tokenizer
@@ -20,6 +21,8 @@ def open_template(hint: TemplateHint, tokenizer: Tokenizer, name: str = "") -> T
         return None
     if wanted == "plain":
         return PlainTemplate(tokenizer)
+    if wanted == NanoChatTemplate.name:
+        return NanoChatTemplate(tokenizer)
     if wanted != hint.name or not hint.turns:
         raise UsageError(
             f"there is no template {wanted[:80]!r}",

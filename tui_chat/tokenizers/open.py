@@ -35,6 +35,10 @@ def _opened(hint: TokenizerHint, spec: ModelSpec, beside: str) -> Tokenizer:
         from tui_chat.tokenizers.tokenizer_json import open_tokenizer_json
 
         return open_tokenizer_json(hint.path, hidden=hint.drop_special)
+    if hint.kind == "nanochat":
+        from tui_chat.tokenizers.nanochat import open_nanochat
+
+        return open_nanochat(hint.path, hidden=hint.drop_special, raw_specials=hint.text_specials)
     if hint.kind == "hipgpt":
         from tui_chat.tokenizers.hipgpt import open_word_pieces
 

@@ -1,0 +1,426 @@
+"""nanochat, from its first release of October 2025 on: model_NNNNNN.pt with meta_NNNNNN.json.
+
+The model file is a bare state dict, the settings are in the JSON beside it, the tokenizer lies two
+directories up. The architecture changed over the months without a word in the files, so it is read
+off the tensors: a part is there when its tensors are, and with them the numbers that only that
+month's code says (nanochat_eras.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.encodings import PickledEncoding, read_encoding
+from tui_chat.checkpoint.files import shown_path
+from tui_chat.checkpoint.gpt2 import matrix, stripped, untied
+from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
+from tui_chat.checkpoint.names import Table, cat, count, optional, partial, removed_words
+from tui_chat.checkpoint.nanochat_eras import (
+    FIRST,
+    PATTERN,
+    VALUES,
+    Era,
+    check_parts,
+    era_of,
+    whole,
+    windows,
+)
+from tui_chat.checkpoint.plain import mapping
+from tui_chat.checkpoint.source import Source, read_json
+from tui_chat.checkpoint.tensors import TensorRef, contiguous, part
+from tui_chat.errors import CheckpointError
+
+NAME = "nanochat"
+
+NAMES: Table = {
+    "embed": "transformer.wte",
+    "blocks.{i}.attn.qkv": cat(
+        *(f"transformer.h.{{i}}.attn.{name}" for name in ("c_q", "c_k", "c_v"))
+    ),
+    "blocks.{i}.attn.value_embed": partial("value_embeds.{i}"),
+    "blocks.{i}.attn.value_gate": partial("transformer.h.{i}.attn.ve_gate"),
+    "blocks.{i}.attn.out": "transformer.h.{i}.attn.c_proj",
+    "blocks.{i}.mlp.up": "transformer.h.{i}.mlp.c_fc",
+    "blocks.{i}.mlp.down": "transformer.h.{i}.mlp.c_proj",
+    "head": optional("lm_head"),
+    **{
+        name: optional(source)
+        for name, source in (
+            ("resid_lambdas", "resid_lambdas"),
+            ("x0_lambdas", "x0_lambdas"),
+            ("smear_gate", "smear_gate"),
+            ("smear_lambda", "smear_lambda"),
+            ("backout_lambda", "backout_lambda"),
+            ("bigram_embed", "bigram_embed.embed"),
+            ("bigram_lambdas", "bigram_lambdas"),
+        )
+    },
+}
+IGNORED = ("cos", "sin")  # rotary tables, kept as buffers by some copies of the code
+
+_WORDS = {
+    "n_layer": "n_layer",
+    "n_embd": "n_embd",
+    "n_head": "n_head",
+    "n_kv_head": "n_kv_head",
+    "vocab_size": "vocab_size",
+    "context_length": "sequence_len",
+}
+_SEQUENCE_LEN = 2048  # of its training script
+_HEAD_DIM = 128  # likewise
+_STAGES = {
+    "base_checkpoints": "base",
+    "mid_checkpoints": "mid",
+    "chatsft_checkpoints": "sft",
+    "chatrl_checkpoints": "rl",
+}
+SPECIALS = (
+    "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
+)  # fmt: skip
+_BOS, _ASSISTANT_END = "<|bos|>", "<|assistant_end|>"
+_GPT2_END = "<|endoftext|>"
+
+
+def recognise(source: Source) -> float:
+    if source.is_dir:
+        return 0.0
+    tensors = stripped(source)[0]
+    first = "transformer.h.0."
+    known = (f"{first}attn.c_q.weight", f"{first}attn.c_k.weight", f"{first}mlp.c_fc.weight")
+    if not all(isinstance(tensors.get(name), TensorRef) for name in known):
+        return 0.0
+    if "transformer.wpe.weight" in tensors or f"{first}ln_1.weight" in tensors:
+        return 0.0
+    return 0.95 if "transformer.wte.weight" in tensors else 0.6
+
+
+def describe(source: Source) -> Description:
+    raw, removed = stripped(source)
+    # Parameters of the model itself have no ".weight"; the tables have room for just that.
+    bare = {name.split(".")[0] for name in NAMES if "." not in name} - {"embed", "head"}
+    tensors = {f"{name}.weight" if name in bare else name: ref for name, ref in raw.items()}
+    tensors = untied(tensors, "lm_head.weight", "transformer.wte.weight")
+    meta, where = _meta(source)
+    notes = _Notes(removed_words(removed), [], [], [])
+    said = mapping(meta.get("model_config"))
+    spec = _sizes(source, tensors, said, notes)
+    tokenizer, encoding = _tokenizer(source, _rows(said, spec), notes)
+    tensors = _trimmed(tensors, spec, said, encoding, notes)
+    era, why = era_of(tensors)
+    notes.inferred.append(
+        f"the code {era.months}, since it has {why}: rotary base {era.rope_theta:,.0f}, "
+        f"queries and keys times {era.qk_scale:g}, logits softcapped at 15"
+    )
+    if era is VALUES:
+        notes.inferred.append(
+            "its softcap was 20 from 2 to 9 March 2026: if the model is of that week, give "
+            "--config logit_softcap=20"
+        )
+    if era.bfloat16_angles:
+        notes.inferred.append("cos and sin rounded to bfloat16, as its code kept them")
+    layers = whole(spec["n_layer"])
+    stage = _stage(source, meta, notes)
+    check_parts(tensors, spec)
+    ids = _special_ids(encoding)
+    chat = stage != "base" and (encoding is None or all(text in ids for text in SPECIALS))
+    if stage != "base" and not chat:
+        notes.warnings.append(
+            "its tokenizer has none of the tokens that nanochat puts around turns: it can only go "
+            "on with a text"
+        )
+    known = set(meta) & {"model_config", "step", "val_bpb", "val_loss"}
+    notes.unused.extend(f"{key} of {where}" for key in sorted(set(meta) - known)[:40])
+    notes.unused.extend(
+        f"{key} of the model_config" for key in said if key not in (*_WORDS.values(), PATTERN)
+    )
+    return Description(
+        format=NAME,
+        spec={
+            **spec,
+            "family": NAME,
+            "norm": "rmsnorm",
+            "norm_eps": None,
+            "embed_norm": True,
+            "position": "rope",
+            "rope_theta": era.rope_theta,
+            "rope_sign": -1,
+            "qk_norm": "after_rope",
+            "qk_scale": era.qk_scale,
+            "activation": "relu2",
+            "window": _windows(spec, said, era, notes),
+            "logit_softcap": 15.0,
+            "options": {
+                "value_gate": era.value_gate,
+                "backout_layer": layers // 2,
+                "bfloat16_angles": era.bfloat16_angles,
+            },
+        },
+        tensors=tensors,
+        names=NAMES,
+        ignored=IGNORED,
+        archives=(source.archive,),
+        tokenizer=tokenizer,
+        run=_run(source, stage),
+        step=_step(source, meta),
+        losses=_losses(meta),
+        template=TemplateHint(name=NAME, source="the trainer's own") if chat else TemplateHint(),
+        stop_ids=tuple(ids[text] for text in (_BOS, _ASSISTANT_END, _GPT2_END) if text in ids),
+        text_start=tuple(ids[text] for text in (_BOS, _GPT2_END) if text in ids)[:1],
+        mode="chat" if chat else "raw",
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
+    )
+
+
+class _Notes(NamedTuple):
+    warnings: list[str]
+    inferred: list[str]
+    defaults: list[str]
+    unused: list[str]
+
+
+# ---- the settings
+
+
+def _meta(source: Source) -> tuple[Mapping[str, object], str]:
+    """The settings of the training, and the name of the file they stand in: the JSON with the
+    model's number, else the only one there is, else what someone put into the model file."""
+    number = re.search(r"(\d+)\.\w+$", os.path.basename(source.path))
+    metas = sorted(name for name in source.files if re.fullmatch(r"meta_\d+\.json", name))
+    names = [f"meta_{number.group(1)}.json"] if number else []
+    names += metas if len(metas) == 1 and not number else []
+    for name in names:
+        path = source.near(name)
+        if path:
+            return mapping(read_json(path)), name
+    for value in (source.root, mapping(source.root.get("meta"))):
+        if mapping(value.get("model_config")):
+            return {k: v for k, v in value.items() if not isinstance(v, TensorRef)}, "the file"
+    config = mapping(source.root.get("config"))
+    return ({"model_config": config} if "sequence_len" in config else {}), "the file"
+
+
+def _sizes(
+    source: Source,
+    tensors: Mapping[str, object],
+    said: Mapping[str, object],
+    notes: _Notes,
+) -> dict[str, object]:
+    """The sizes, from the tensors where they show them."""
+    embed = matrix(tensors, "transformer.wte.weight")
+    query = matrix(tensors, "transformer.h.0.attn.c_q.weight").shape[0]
+    keys = matrix(tensors, "transformer.h.0.attn.c_k.weight").shape[0]
+    shown: dict[str, object] = {
+        "n_embd": embed.shape[1],
+        "n_layer": count(tensors, "transformer.h.{n}."),
+    }
+    agree(shown, said, {ours: _WORDS[ours] for ours in shown if ours not in source.config})
+    n_head = source.config.get("n_head", said.get("n_head"))
+    gates = [
+        ref.shape[0]
+        for name, ref in tensors.items()
+        if name.endswith("ve_gate.weight") and isinstance(ref, TensorRef) and len(ref.shape) == 2
+    ]
+    if n_head is None and gates and gates[0] and keys % gates[0] == 0:
+        n_head = query // max(keys // gates[0], 1)
+        notes.inferred.append(f"n_head {n_head}: the value gates show {gates[0]} heads for values")
+    if n_head is None and query % -(-query // _HEAD_DIM) == 0:
+        n_head = -(-query // _HEAD_DIM)
+        notes.warnings.append(
+            f"the settings (meta_*.json) are not beside the file: n_head {n_head} is what the "
+            f"trainer makes of width {query}; if the text is broken, give it with --config n_head=N"
+        )
+    heads = n_head if isinstance(n_head, int) and n_head > 0 else 1
+    kv_head = said.get("n_kv_head")
+    if kv_head is None and n_head is not None:
+        kv_head = max(1, keys // max(query // heads, 1))
+    length = source.config.get("context_length", said.get("sequence_len"))
+    if length is None:
+        length = _SEQUENCE_LEN
+        notes.defaults.append(f"context_length {length}, the trainer's own: no settings were found")
+    return {
+        **shown,
+        "vocab_size": embed.shape[0],
+        "n_head": n_head,
+        "n_kv_head": kv_head,
+        "context_length": length,
+    }
+
+
+def _windows(
+    spec: Mapping[str, object], said: Mapping[str, object], era: Era, notes: _Notes
+) -> tuple[int, ...]:
+    """How many positions each layer sees; empty where all see all."""
+    pattern = said.get(PATTERN)
+    if pattern is None:
+        if said or era is FIRST:
+            notes.defaults.append("every layer sees all positions: there is no window_pattern")
+            return ()
+        pattern = "SSSL"
+        notes.warnings.append(
+            "the settings (meta_*.json) are not beside the file: windows are taken to be SSSL, the "
+            "trainer's default"
+        )
+    context = whole(spec["context_length"])
+    length = whole(said.get("sequence_len", context))
+    found, short = windows(str(pattern), whole(spec["n_layer"]), length, context, era)
+    if not any(found):
+        return ()
+    notes.inferred.append(
+        f"short windows reach {short} positions back: 1/{era.short} of {length}"
+        + (", rounded up to a multiple of 128" if era.rounded else "")
+    )
+    return found
+
+
+def _rows(said: Mapping[str, object], spec: Mapping[str, object]) -> tuple[int, bool]:
+    """How many ids there are, and whether the settings say so: else it is that of the rows."""
+    ids = said.get("vocab_size")
+    if isinstance(ids, int) and not isinstance(ids, bool):
+        return ids, True
+    return whole(spec["vocab_size"]), False
+
+
+def _trimmed(
+    tensors: dict[str, object],
+    spec: dict[str, object],
+    said: Mapping[str, object],
+    encoding: PickledEncoding | None,
+    notes: _Notes,
+) -> dict[str, object]:
+    """The tensors without the rows that only fill up to a multiple of 64; `spec` gets the rest."""
+    rows = whole(spec["vocab_size"])
+    ids, exact = _rows(said, spec)
+    if not exact and encoding is not None and not encoding.registered:
+        ids = encoding.vocab_size
+    if ids == rows:
+        return tensors
+    if not 0 < ids < rows:
+        raise CheckpointError(
+            "the file contradicts itself",
+            f"its settings say vocab_size = {ids}, its tensors {rows}",
+        )
+    found = dict(tensors)
+    for name, ref in tensors.items():
+        table = name in ("transformer.wte.weight", "lm_head.weight")
+        if not (table or name.startswith("value_embeds.")) or not isinstance(ref, TensorRef):
+            continue
+        if len(ref.shape) == 2 and ref.shape[0] == rows:
+            if ref.stride != contiguous(ref.shape):
+                return tensors
+            found[name] = part(ref, (ids, ref.shape[1]))
+    spec["vocab_size"] = ids
+    notes.inferred.append(f"{rows - ids} of the {rows:,} rows are padding: there are {ids:,} ids")
+    return found
+
+
+# ---- where it comes from
+
+
+def _stage(source: Source, meta: Mapping[str, object], notes: _Notes) -> str:
+    """base, mid, sft or rl: from the directory, else from what only the base training notes."""
+    stage = _STAGES.get(os.path.basename(os.path.dirname(source.folder)), "")
+    if stage:
+        return stage
+    if "depth" in mapping(meta.get("user_config")):
+        notes.inferred.append("a base model, since its settings name a depth: it continues texts")
+        return "base"
+    notes.inferred.append(
+        "a chat model: it lies in no base_checkpoints directory, and its settings name no depth"
+    )
+    return ""
+
+
+def _run(source: Source, stage: str) -> str:
+    """ "d20-sft": all stages of a model lie in directories of the same name."""
+    return f"{os.path.basename(source.folder)}-{stage}" if stage else ""
+
+
+def _step(source: Source, meta: Mapping[str, object]) -> int | None:
+    step = meta.get("step")
+    if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53:
+        return step
+    number = re.fullmatch(r"model_(\d{1,9})\.\w+", os.path.basename(source.path))
+    return int(number.group(1)) if number else None
+
+
+def _losses(meta: Mapping[str, object]) -> dict[str, float]:
+    """Bits a byte of the base and chat trainings; older chat trainings note nats a token."""
+    found = {}
+    for ours, word in (("val", "val_loss"), ("val_bpb", "val_bpb")):
+        value = meta.get(word)
+        if isinstance(value, float) and abs(value) < 1e8:
+            found[ours] = float(value)
+    return found
+
+
+# ---- the tokenizer: <base>/tokenizer, two directories above the model, or wherever it was put
+
+_PLACES = ("", "tokenizer", "../../tokenizer", "../tokenizer", "..")
+
+
+def _tokenizer(
+    source: Source, rows: tuple[int, bool], notes: _Notes
+) -> tuple[TokenizerHint, PickledEncoding | None]:
+    ids, exact = rows
+    others: list[str] = []
+    for folder in _PLACES:
+        path = source.near(folder, "tokenizer.pkl")
+        if not path:
+            continue
+        try:
+            encoding = read_encoding(path)
+        except CheckpointError as error:
+            others.append(f"{shown_path(path)} cannot be read: {error.found}")
+            continue
+        if encoding.registered:
+            hint = TokenizerHint(
+                kind="tiktoken",
+                name=encoding.name,
+                source=f"{shown_path(path)} names it",
+                vocab_size=_KNOWN.get(encoding.name, 0),
+            )
+            return hint, encoding
+        count = encoding.vocab_size
+        if count == ids or (not exact and ids - 64 < count < ids):
+            hint = TokenizerHint(
+                kind="nanochat",
+                name=encoding.name,
+                path=path,
+                source=f"{shown_path(path)} has as many ids as the model",
+                vocab_size=count,
+            )
+            return hint, encoding
+        others.append(f"{shown_path(path)} has {count:,} ids")
+    for folder in _PLACES:
+        path = source.near(folder, "tokenizer.json")
+        if path:
+            hint = TokenizerHint(
+                kind="tokenizer.json", path=path, source=f"{shown_path(path)} beside", vocab_size=0
+            )
+            return hint, None
+    notes.warnings.append(
+        f"no tokenizer found for {ids:,} ids"
+        + (f" ({'; '.join(others)[:300]})" if others else "")
+        + ": put the training's tokenizer.pkl beside the checkpoint, or name it with --tokenizer; "
+        "until then only ids are shown"
+    )
+    return TokenizerHint(kind="none", source="no tokenizer.pkl found", vocab_size=ids), None
+
+
+_KNOWN = {"gpt2": 50257, "r50k_base": 50257, "cl100k_base": 100277}
+
+
+def _special_ids(encoding: PickledEncoding | None) -> Mapping[str, int]:
+    if encoding is None:
+        return {}
+    if encoding.registered:
+        ends = {"gpt2": 50256, "r50k_base": 50256, "cl100k_base": 100257}
+        return {_GPT2_END: ends[encoding.name]} if encoding.name in ends else {}
+    return encoding.special

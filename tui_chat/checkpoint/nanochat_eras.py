@@ -1,0 +1,125 @@
+"""What nanochat's code did in which months, where its files do not say, and the tensors that tell.
+
+From the log and the history of the project: lambdas and windows came on 11 January 2026, value
+embeddings on the 17th, sharper attention and a longer rotary base on 9 March, smear and backout on
+the 14th. No format of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from tui_chat.checkpoint.tensors import TensorRef, shape_text
+from tui_chat.checkpoint.words import listed
+from tui_chat.errors import CheckpointError
+
+PATTERN = "window_pattern"
+
+
+class Era(NamedTuple):
+    """What the code of some months did and the file does not say."""
+
+    months: str
+    rope_theta: float
+    qk_scale: float
+    value_gate: float  # the largest factor of a value embedding
+    short: int  # a short window is this part of the trained length
+    rounded: bool  # to 128 upwards
+    bfloat16_angles: bool
+
+
+FIRST = Era("of October 2025 to January 2026", 1e4, 1.0, 2.0, 2, False, True)
+LAMBDAS = Era("of January 2026", 1e4, 1.0, 2.0, 2, False, True)
+VALUES = Era("of January to March 2026", 1e4, 1.0, 2.0, 2, False, True)
+SHARPER = Era("of 9 to 14 March 2026", 1e5, 1.15, 3.0, 3, True, False)
+SMEAR = Era("from 14 March 2026 on", 1e5, 1.2, 3.0, 4, True, False)
+_SHARPER_GATE = 12  # numbers that a value gate sees since then; before, 32
+
+
+def era_of(tensors: Mapping[str, object]) -> tuple[Era, str]:
+    """The code that trained these tensors, and which of them say so."""
+    if "smear_gate.weight" in tensors or "backout_lambda.weight" in tensors:
+        return SMEAR, "a smear or a backout"
+    gates = [ref for name, ref in tensors.items() if name.endswith(".attn.ve_gate.weight")]
+    if any(isinstance(ref, TensorRef) and ref.shape[1:] == (_SHARPER_GATE,) for ref in gates):
+        return SHARPER, f"value gates of {_SHARPER_GATE} numbers"
+    if gates:
+        return VALUES, "wide value gates"
+    if "resid_lambdas.weight" in tensors or "x0_lambdas.weight" in tensors:
+        return LAMBDAS, "lambdas for the layers, but no value embeddings"
+    return FIRST, "no lambdas for the layers"
+
+
+def windows(
+    pattern: str, layers: int, length: int, context: int, era: Era
+) -> tuple[tuple[int, ...], int]:
+    """How many positions each layer sees, its own included, 0 for all; and how far back a short
+    window reaches. `length` is what the model was trained on. Raises CheckpointError.
+    """
+    if not pattern or set(pattern.upper()) - {"S", "L"}:
+        raise CheckpointError(
+            "the model's settings cannot be used",
+            f"its window_pattern is {pattern[:40]!r}, which is not made of S and L",
+        )
+    short = length // era.short
+    if era.rounded:
+        short = -(-length // era.short // 128) * 128
+    # A window of n reaches n positions back, so it holds n + 1.
+    sees = {"S": short + 1, "L": length + 1}
+    found = [sees[pattern.upper()[i % len(pattern)]] for i in range(layers)]
+    found[-1] = sees["L"]
+    return tuple(0 if size >= context else size for size in found), short
+
+
+def whole(value: object) -> int:
+    """A number of the settings; what is none is refused where the spec is made."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
+
+
+def check_parts(tensors: Mapping[str, object], spec: Mapping[str, object]) -> None:
+    """Shapes that the general tables do not know. Raises CheckpointError."""
+    layers, width, rows = (whole(spec[name]) for name in ("n_layer", "n_embd", "vocab_size"))
+    heads, keys = whole(spec["n_head"]), whole(spec["n_kv_head"])
+    dim = width // heads
+    wanted: dict[str, tuple[int | None, ...]] = {
+        "resid_lambdas.weight": (layers,),
+        "x0_lambdas.weight": (layers,),
+        "bigram_lambdas.weight": (layers,),
+        "smear_gate.weight": (1, None),
+        "smear_lambda.weight": (1,),
+        "backout_lambda.weight": (1,),
+        "bigram_embed.embed.weight": (None, width),
+    }
+    for i in range(layers):
+        at = f"transformer.h.{i}.attn"
+        wanted[f"{at}.c_q.weight"] = (heads * dim, width)
+        wanted[f"{at}.c_k.weight"] = wanted[f"{at}.c_v.weight"] = (keys * dim, width)
+        wanted[f"{at}.ve_gate.weight"] = (keys, None)
+        wanted[f"value_embeds.{i}.weight"] = (rows, keys * dim)
+    wrong = []
+    for name, shape in wanted.items():
+        ref = tensors.get(name)
+        if not isinstance(ref, TensorRef):
+            continue
+        fits = len(ref.shape) == len(shape) and all(
+            size == want if want is not None else 0 < size <= max(width, ref.shape[0])
+            for size, want in zip(ref.shape, shape, strict=True)
+        )
+        if not fits and not (shape == (1,) and ref.numel == 1):
+            wrong.append(f"{name} is {shape_text(ref.shape)}")
+    pairs = [("smear_gate.weight", "smear_lambda.weight")]
+    pairs += [("bigram_embed.embed.weight", "bigram_lambdas.weight")]
+    pairs += [
+        (f"value_embeds.{i}.weight", f"transformer.h.{i}.attn.ve_gate.weight")
+        for i in range(layers)
+    ]
+    for one, other in pairs:
+        if (one in tensors) != (other in tensors):
+            wrong.append(f"there is no {other if one in tensors else one}")
+    if wrong:
+        raise CheckpointError(
+            "the tensors do not fit the model's settings",
+            listed(wrong[:4]),
+            "If a setting is wrong, give the right one with --config name=value",
+        )

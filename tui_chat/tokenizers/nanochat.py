@@ -1,0 +1,33 @@
+"""nanochat's tokenizer: a pickled encoding of tiktoken, built anew from what the pickle says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from tui_chat.checkpoint.encodings import read_encoding
+from tui_chat.tokenizers.base import Tokenizer
+from tui_chat.tokenizers.bpe import Bpe, open_named
+
+# nanochat's own split, which is GPT-4's but for how many digits stand together.
+_OWN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+
+def open_nanochat(
+    path: str, *, hidden: bool = False, raw_specials: Iterable[str] = ()
+) -> Tokenizer:
+    """The tokenizer.pkl at `path`. Raises CheckpointError."""
+    held = read_encoding(path)
+    if held.registered:
+        return open_named(held.name, hidden=hidden, raw_specials=raw_specials)
+    return Bpe(
+        held.name, held.ranks, held.special, held.pattern, hidden=hidden, raw_specials=raw_specials
+    )
+
+
+def is_known(pattern: str) -> bool:
+    """Whether a split pattern is nanochat's, with any number of digits together."""
+    return re.sub(r"\\p\{N\}\{1,[1-9]\}", r"\\p{N}{1,2}", pattern) == _OWN
