@@ -1,0 +1,275 @@
+"""A process of its own for what a stranger's file could make endless, huge or fatal: chat
+templates, regular expressions, tokenizer libraries.
+
+The process has limits of time and memory, no way to write a file, and an import path without the
+working directory. It stays for the next request; where it ended, the next request starts another.
+Requests and replies are JSON with bytes behind it, each with its length in front.
+
+This file is also the program that runs in the process: it imports the module it was told and hands
+it the requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import IO, NoReturn
+
+Request = tuple[Mapping[str, object], bytes]
+Reply = tuple[dict[str, object], bytes]
+
+_LENGTHS = struct.Struct(">QQ")
+MAX_REPLY = 256 * 1024 * 1024  # bytes
+START_SECONDS = 6.0
+# Waiting is not working: on a busy machine the process may take this many times its limit.
+PATIENCE = 5.0
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "TMPDIR")
+
+
+class Refused(Exception):
+    """The request cannot be answered; the text says why, and the process goes on."""
+
+
+class Ended(Exception):
+    """The process took too long, took too much memory or died; the text says which."""
+
+
+class Child:
+    """One process that runs `module`, which needs the top-level `packages` as well.
+
+    The module has a function `answer(request, data) -> (reply, data)` and may raise Refused.
+    `seconds` of processor time and `megabytes` beyond what it takes idle are the limits of each
+    request. `opening` makes a request that every new process gets first, "" for none. For several
+    threads; requests wait for each other.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        packages: tuple[str, ...] = (),
+        *,
+        seconds: float,
+        megabytes: int,
+        opening: Callable[[], Request] | None = None,
+    ) -> None:
+        self._module = module
+        self._packages = packages
+        self._seconds = seconds
+        self._megabytes = megabytes
+        self._opening = opening
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> Reply:
+        """Have a process that has answered the opening request; that answer, or an empty one where
+        it ran already. Raises Refused, Ended."""
+        with self._lock:
+            return self._ready()
+
+    def call(
+        self, request: Mapping[str, object], data: bytes = b"", *, seconds: float = 0.0
+    ) -> Reply:
+        """The answer to one request; `seconds` is another limit for it. Raises Refused, Ended."""
+        with self._lock:
+            self._ready()
+            return self._ask(request, data, seconds or self._seconds)
+
+    def close(self) -> None:
+        """End the process. A later call starts another."""
+        with self._lock:
+            self._end()
+
+    def _ready(self) -> Reply:
+        if self._process is not None and self._process.poll() is None:
+            return {}, b""
+        self._end()
+        self._process = _started(self._module, self._packages)
+        self._finalizer = weakref.finalize(self, _kill, self._process)
+        try:
+            self._ask({"megabytes": self._megabytes}, b"", START_SECONDS)
+            if self._opening is None:
+                return {}, b""
+            return self._ask(*self._opening(), self._seconds)
+        except Refused:
+            self._end()
+            raise
+
+    def _ask(self, request: Mapping[str, object], data: bytes, seconds: float) -> Reply:
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds * PATIENCE, stop)
+        timer.daemon = True
+        timer.start()
+        try:
+            _write(process.stdin, {**request, "seconds": seconds}, data)
+            reply, back = _read(process.stdout)
+        except (OSError, ValueError, EOFError):
+            process.kill()
+            raise Ended(self._why(process.wait(), late.is_set(), seconds)) from None
+        except BaseException:  # interrupted in the middle of a reply: the rest would be misread
+            process.kill()
+            raise
+        finally:
+            timer.cancel()
+        if "refused" in reply:
+            raise Refused(str(reply["refused"]))
+        return reply, back
+
+    def _why(self, status: int, late: bool, seconds: float) -> str:
+        if late or -status == getattr(signal, "SIGPROF", 0):
+            return f"it took longer than {seconds:.3g} seconds"
+        if -status == getattr(signal, "SIGABRT", 0):
+            return f"it took more than {self._megabytes} MB"
+        return "it brought down the process that read it"
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._finalizer()
+            self._process = None
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # what was not sent yet
+                pipe.close()
+
+
+def _started(module: str, packages: tuple[str, ...]) -> subprocess.Popen[bytes]:
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folders = list(dict.fromkeys([*map(_folder_of, packages), here]))
+    try:
+        # -I and -S: no working directory, no PYTHONPATH, no .pth file, no user's packages.
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", os.path.abspath(__file__), module, *folders],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=os.path.dirname(os.path.abspath(__file__)),
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
+            start_new_session=True,  # ctrl+c in the terminal is not for it
+        )
+    except OSError as error:
+        raise Ended(f"no process could be started for it ({error.strerror or error})") from None
+
+
+def _folder_of(package: str) -> str:
+    """The directory from which `package` is imported here."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.origin:
+        raise Ended(f"the package {package} is not installed")
+    return os.path.dirname(os.path.dirname(os.path.abspath(spec.origin)))
+
+
+def _write(pipe: IO[bytes], head: Mapping[str, object], data: bytes) -> None:
+    text = json.dumps(head).encode()
+    pipe.write(_LENGTHS.pack(len(text), len(data)) + text)
+    pipe.write(data)
+    pipe.flush()
+
+
+def _read(pipe: IO[bytes]) -> Reply:
+    lengths = _LENGTHS.unpack(_exactly(pipe, _LENGTHS.size))
+    if sum(lengths) > MAX_REPLY:
+        raise ValueError("too long")
+    head = json.loads(_exactly(pipe, lengths[0]))
+    return head, _exactly(pipe, lengths[1])
+
+
+def _exactly(pipe: IO[bytes], count: int) -> bytes:
+    found = pipe.read(count)
+    if len(found) != count:
+        raise EOFError
+    return found
+
+
+# ---- in the process
+
+
+def _serve(module: str, folders: list[str]) -> NoReturn:
+    sys.path += folders
+    answer = importlib.import_module(module).answer
+    # Whatever the libraries print must not come between the replies.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests = sys.stdin.buffer
+    limits, _ = _read(requests)
+    _limit_memory(int(str(limits["megabytes"])) * 2**20)
+    _write(replies, {}, b"")
+    while True:
+        try:
+            request, data = _read(requests)
+        except EOFError:
+            os._exit(0)
+        _limit_time(float(str(request.pop("seconds"))))
+        reply, back = _answered(answer, request, data)
+        _limit_time(0.0)
+        _write(replies, reply, back)
+
+
+def _answered(
+    answer: Callable[[dict[str, object], bytes], Reply], request: dict[str, object], data: bytes
+) -> Reply:
+    """What the module answers, with everything it may raise as a reason in one line."""
+    try:
+        return answer(request, data)
+    except MemoryError:
+        return {"refused": "it takes too much memory"}, b""
+    except RecursionError:
+        return {"refused": "it is nested too deeply"}, b""
+    except BaseException as error:
+        # Panics of Rust libraries derive from BaseException. Refused is known by its name, since
+        # this file is __main__ here.
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:300] if lines else type(error).__name__
+        return {"refused": reason}, b""
+
+
+def _limit_memory(size: int) -> None:
+    """`size` more bytes of address space from now on; no files, no other processes."""
+    try:
+        import resource
+    except ImportError:  # there are no such limits on this system
+        return
+    limits = {"CORE": 0, "FSIZE": 0, "NPROC": 0}
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            limits["AS"] = int(file.read().split()[0]) * resource.getpagesize() + size
+    except (OSError, ValueError):
+        limits["DATA"] = size + 256 * 2**20
+    for name, value in limits.items():
+        kind = getattr(resource, f"RLIMIT_{name}", None)
+        try:
+            if kind is not None:
+                resource.setrlimit(kind, (value, value))
+        except (OSError, ValueError):  # a stricter limit holds already, or the system has none
+            pass
+
+
+def _limit_time(seconds: float) -> None:
+    """End the process once it has worked for `seconds`; 0 for no limit."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], sys.argv[2:])
