@@ -50,6 +50,14 @@ def hf_tokenizer(folder: str) -> HFTokenizer:
     return _Folder(folder).read()
 
 
+def token_id(folder: str, text: str) -> int | None:
+    """The id of the token `text` in the tokenizer of the directory `folder`, None if it has
+    none."""
+    found = _Folder(folder)
+    found.hint()
+    return found.token_id(text)
+
+
 class _Folder:
     def __init__(self, folder: str) -> None:
         self.folder = folder

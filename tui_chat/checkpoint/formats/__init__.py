@@ -17,6 +17,8 @@ from tui_chat.checkpoint.formats import (
     gpt10,
     hipgpt,
     how_to_train,
+    kempnerforge,
+    litgpt,
     llama2c,
     llmc,
     nanochat,
@@ -44,6 +46,8 @@ class Format(Protocol):
 
     # claims(names: frozenset[str]) -> bool, optional: whether a directory with these names in it
     # is one checkpoint of this format. Such a format is asked about directories, others never.
+    # READS_CONFIG_FILE = True, optional: it reads `source.config_file` itself; for others its sizes
+    # are put into `source.config`.
     # latest(folder: Source) -> str, optional: the file or directory in a run's folder that the run
     # itself marks as its newest, "" for none. It goes before the one with the highest step.
 
@@ -56,9 +60,11 @@ FORMATS: tuple[Format, ...] = (
     rasbt,
     how_to_train,
     gpt10,
+    litgpt,
     llama2c,
     llmc,
     hipgpt,
+    kempnerforge,
 )
 
 GROUP = "tui_chat.formats"
