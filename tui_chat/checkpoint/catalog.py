@@ -17,7 +17,7 @@ from tui_chat.checkpoint.scan import SUFFIXES, Scanner
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
 from tui_chat.checkpoint.words import listed
-from tui_chat.errors import CheckpointError
+from tui_chat.errors import CheckpointError, TuiChatError
 
 
 def describe(
@@ -37,10 +37,10 @@ def describe(
     CheckpointError in one sentence, UsageError for an argument that cannot be.
     """
     full = os.path.abspath(os.path.expanduser(path))
-    settings = {**settings_file(config_file), **(config or {})}
+    settings = dict(config or {})
     if os.path.isdir(full):
-        full = _chosen(full, step)
-    source, form = _recognised(full, settings)
+        full = _chosen(full, step, settings, config_file)
+    source, form = _recognised(full, settings, config_file)
     info = _described(source, form)
     if step is not None and info.step != step:
         found = "it does not say its step" if info.step is None else f"it is step {info.step}"
@@ -62,9 +62,11 @@ def describe(
     return replace(info, tokenizer=hint, template=given, mode=mode, warnings=warnings)
 
 
-def _recognised(path: str, settings: Mapping[str, object]) -> tuple[Source, Format]:
+def _recognised(
+    path: str, settings: Mapping[str, object], config_file: str = ""
+) -> tuple[Source, Format]:
     """What is at `path`, and the format that knows it."""
-    source = Source(path, config=settings)
+    source = Source(path, config=settings, config_file=config_file)
     if source.is_dir:
         form, _ = _surest(source, claimed(source.files))
         if form is None:
@@ -76,7 +78,7 @@ def _recognised(path: str, settings: Mapping[str, object]) -> tuple[Source, Form
     owners = claiming(FORMATS, source.files)
     form, error = _surest(source, FORMATS, sure=0.9 if owners else 0.5)
     if form is None and owners:
-        folder = Source(source.folder, config=settings)
+        folder = Source(source.folder, config=settings, config_file=config_file)
         owner, _ = _surest(folder, owners)
         if owner is not None:
             return folder, owner
@@ -106,6 +108,8 @@ def _surest(
 
 
 def _described(source: Source, form: Format) -> CheckpointInfo:
+    if source.config_file and not getattr(form, "READS_CONFIG_FILE", False):
+        source.config = {**settings_file(source.config_file), **source.config}
     try:
         found = form.describe(source)
     except CheckpointError as error:
@@ -124,9 +128,9 @@ def overview(path: str) -> CheckpointInfo:
     return _described(*_recognised(path, {}))
 
 
-def _chosen(path: str, step: int | None) -> str:
+def _chosen(path: str, step: int | None, settings: Mapping[str, object], config_file: str) -> str:
     """The checkpoint that a directory stands for: itself, the step asked for, else the newest that
-    can be opened."""
+    can be opened, by itself or with what the user says."""
     name = shown_path(path)
     scanner = Scanner(overview)
     entries = scanner.entries(path)
@@ -151,8 +155,19 @@ def _chosen(path: str, step: int | None) -> str:
             )
     else:
         whole, marked = [entry for entry in entries if not entry.error], _marked(path)
+        if not whole and (settings or config_file):
+            helped = (e for e in reversed(entries) if _opens(e.path, settings, config_file))
+            whole = list(itertools.islice(helped, 1))
         chosen = [entry for entry in whole if entry.path in marked] or whole or entries
     return chosen[-1].path
+
+
+def _opens(path: str, settings: Mapping[str, object], config_file: str) -> bool:
+    try:
+        _described(*_recognised(path, settings, config_file))
+    except TuiChatError:
+        return False
+    return True
 
 
 def _marked(path: str) -> list[str]:
