@@ -22,7 +22,8 @@ class TokenizerHint:
     `kind` chooses the reader; `path` is the file to read, if any; `source` says in words where the
     hint comes from. `drop_special` is for systems whose decoding leaves control tokens out of the
     text, `text_specials` names the control tokens that raw text may spell, for systems whose own
-    sampler reads them so.
+    sampler reads them so. `with_start`: the system's own encoding of a text begins with the
+    checkpoint's `text_start`.
     """
 
     kind: Literal[
@@ -43,6 +44,7 @@ class TokenizerHint:
     vocab_size: int = 0
     drop_special: bool = False
     text_specials: tuple[str, ...] = ()
+    with_start: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,13 @@ def tokenizer_of(folder: str, training: Training, given: object = None) -> HFTok
         )
     found = hf_tokenizer(place)
     # The trainer hands text to the library as it is, and leaves control tokens out of a reply.
-    hint = replace(found.hint, source=how, drop_special=True, text_specials=_added(found.hint))
+    hint = replace(
+        found.hint,
+        source=how,
+        drop_special=True,
+        text_specials=_added(found.hint),
+        with_start=True,
+    )
     return replace(found, hint=hint)
 
 

@@ -45,7 +45,9 @@ class Checkpoint:
         """Ids of a text as the checkpoint's training system reads one; chats go through
         `prompt_ids`.
         """
-        return self.loaded.tokenizer.encode_raw(text)
+        info = self.loaded.info
+        start = info.text_start if info.tokenizer.with_start else ()
+        return [*start, *self.loaded.tokenizer.encode_raw(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.loaded.tokenizer.decode(ids)
