@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
-from tui_chat.model.layers import mask, times
+from tui_chat.model.layers import mask
+from tui_chat.model.linear import Precision
 from tui_chat.model.parts import assemble
 from tui_chat.model.spec import ModelSpec
 from tui_chat.model.step import one_token
@@ -32,14 +32,16 @@ class Decoder:
 
     incremental = True
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor]) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: dict[str, Tensor], precision: Precision = "dense"
+    ) -> None:
         self.spec = spec
         self.parameters = sum(tensor.numel() for tensor in weights.values())
         self.weight_bytes = sum(
             tensor.numel() * tensor.element_size() for tensor in weights.values()
         )
         with torch.inference_mode():
-            self._parts = assemble(spec, weights)
+            self._parts = assemble(spec, weights, precision)
             self._one = one_token(self._parts)
         self.dtype, self.device = self._parts.dtype, self._parts.device
         if weights:
@@ -75,7 +77,7 @@ class Decoder:
         parts = self._parts
         if parts.final_norm is not None:
             x = parts.final_norm.many(x)
-        logits = times(x, parts.head).float()
+        logits = parts.head.many(x).float()
         return logits if parts.shape_logits is None else parts.shape_logits(logits)
 
     def _many(self, ids: Sequence[int], cache: KVCache) -> Tensor:
@@ -85,7 +87,7 @@ class Decoder:
         end = start + count
         n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
         cache.reserve(end)
-        x = F.embedding(torch.tensor(ids, device=self.device), parts.embed)
+        x = parts.embed.many(torch.tensor(ids, device=self.device))
         if spec.embed_scale != 1.0:
             x = x * spec.embed_scale
         if parts.position is not None:
@@ -103,7 +105,7 @@ class Decoder:
         slots, rows = cache.slots(count), cache.rows(end)
         for i, block in enumerate(parts.blocks):
             normed = block.attn_norm.many(x)
-            heads = times(normed, block.qkv).view(count, n_head + 2 * n_kv, dim)
+            heads = block.qkv.many(normed).view(count, n_head + 2 * n_kv, dim)
             angles = None if block.angles is None else block.angles[start:end]
             parts.turn(heads[:, : n_head + n_kv], block, angles)
             slots[i].copy_(heads[:, n_head:].view(count, 2, 1, n_kv, dim).permute(1, 2, 3, 0, 4))
@@ -116,7 +118,7 @@ class Decoder:
             )
             mixed = mixed[0].transpose(0, 1).reshape(count, n_head * dim)
             if block.out is not None:
-                mixed = times(mixed, block.out)
+                mixed = block.out.many(mixed)
             if block.attn_post is not None:
                 mixed = block.attn_post.many(mixed)
             seen = x + mixed if spec.residual == "serial" else x

@@ -1,9 +1,7 @@
 """The pieces of a decoder, each settled when it is built: what a spec chooses is a closure, not a
 branch.
 
-Activations are (T, n): one sequence, T positions. A matrix is kept the way its device multiplies
-a single row fastest (`matrix`), for a model that talks spends its time on exactly that. Knows no
-cache and no file.
+Activations are (T, n): one sequence, T positions. Knows no cache and no file.
 """
 
 from __future__ import annotations
@@ -17,39 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tui_chat.errors import CheckpointError
+from tui_chat.model.linear import Map, Matrix, into, matrix, times
 from tui_chat.model.spec import Activation, ModelSpec
 
-Map = Callable[[Tensor], Tensor]
+__all__ = ["Map", "Matrix", "into", "matrix", "times"]  # of linear.py, as layers use them
+
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
-
-
-class Matrix(NamedTuple):
-    """y = x @ weight + bias. `weight` is (in, out)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-def matrix(weight: Tensor, bias: Tensor | None) -> Matrix:
-    """From the canonical (out, in). A float32 row times a matrix is half as fast again on a CPU
-    when the matrix lies (in, out) in memory; 16-bit types and GPUs want it as it comes.
-    """
-    if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        return Matrix(weight.t().contiguous(), bias)
-    return Matrix(weight.t(), bias)
-
-
-def times(x: Tensor, by: Matrix) -> Tensor:
-    """(T, in) -> (T, out)."""
-    return torch.mm(x, by.weight) if by.bias is None else torch.addmm(by.bias, x, by.weight)
-
-
-def into(by: Matrix, out: Tensor) -> Map:
-    """The product written to `out`, whose views can then be made once and for all."""
-    weight, bias = by
-    if bias is None:
-        return lambda x: torch.mm(x, weight, out=out)
-    return lambda x: torch.addmm(bias, x, weight, out=out)
 
 
 class Norm(NamedTuple):

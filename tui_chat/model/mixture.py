@@ -12,14 +12,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tui_chat.model.layers import ACTIVATIONS, Map, Matrix, gate, matrix, times
+from tui_chat.model.layers import ACTIVATIONS, gate
+from tui_chat.model.linear import Linear, Make, Map, matrix, times
 from tui_chat.model.spec import Experts, ModelSpec
 
 _Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def mixture(spec: ModelSpec, weights: dict[str, Tensor], at: str) -> Map:
+def mixture(spec: ModelSpec, weights: dict[str, Tensor], at: str, make: Make = matrix) -> Map:
     """The mixture of layer `at` ("blocks.3") as a function (T, n_embd) -> (T, n_embd).
+
+    `make` lays out the matrices of the experts; the router's stay dense, for they decide.
 
     Takes `{at}.mlp.router`, `.experts`, `.shared` and `.shared_gate` out of `weights`. All
     positions of a call are routed together, which a capacity factor lets one notice. Raises
@@ -30,10 +33,10 @@ def mixture(spec: ModelSpec, weights: dict[str, Tensor], at: str) -> Map:
     prefix = f"{at}.mlp"
     choose = _router(experts, weights, f"{prefix}.router")
     up_name = "gate_up" if spec.gated else "up"
-    ups = _each(experts.count, weights, f"{prefix}.experts.{up_name}")
-    downs = _each(experts.count, weights, f"{prefix}.experts.down")
+    ups = _each(experts.count, weights, f"{prefix}.experts.{up_name}", make)
+    downs = _each(experts.count, weights, f"{prefix}.experts.down", make)
     act = gate(spec.activation) if spec.gated else ACTIVATIONS[spec.activation]
-    shared = _shared(spec, weights, prefix, act)
+    shared = _shared(spec, weights, prefix, act, make)
 
     def routed(x: Tensor) -> Tensor:
         scores, chosen = choose(x)  # (T, used) each
@@ -50,7 +53,7 @@ def mixture(spec: ModelSpec, weights: dict[str, Tensor], at: str) -> Map:
 
 
 def _by_expert(
-    x: Tensor, scores: Tensor, chosen: Tensor, ups: list[Matrix], downs: list[Matrix], act: Map
+    x: Tensor, scores: Tensor, chosen: Tensor, ups: list[Linear], downs: list[Linear], act: Map
 ) -> Tensor:
     """Every expert's product for the positions that chose it, added up: (T, n_embd)."""
     used = chosen.shape[1]
@@ -73,11 +76,14 @@ def _by_expert(
 
 def _router(experts: Experts, weights: dict[str, Tensor], name: str) -> _Choose:
     """Scores and numbers of the experts chosen for (T, n_embd): (T, used) float32 and int64."""
-    to_logits = matrix(weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias", None))
+    bias = weights.pop(f"{name}.bias", None)
+    to_logits = matrix(
+        weights.pop(f"{name}.weight").float(), None if bias is None else bias.float()
+    )
     used, softmax = experts.used, experts.router == "softmax"
 
     def choose(x: Tensor) -> tuple[Tensor, Tensor]:
-        logits = times(x, to_logits).float()
+        logits = times(x.float(), to_logits)
         all_scores = logits.softmax(-1) if softmax else logits.sigmoid_()
         scores, chosen = all_scores.topk(used, -1)
         if experts.renormalised:
@@ -102,20 +108,22 @@ def _within(chosen: Tensor, experts: Experts) -> Tensor:
     return before <= capacity
 
 
-def _each(count: int, weights: dict[str, Tensor], name: str) -> list[Matrix]:
+def _each(count: int, weights: dict[str, Tensor], name: str, make: Make) -> list[Linear]:
     """The matrices of the single experts, which lie one below the other."""
     rows = weights.pop(f"{name}.weight").chunk(count)
     bias = weights.pop(f"{name}.bias", None)
     biases = [None] * count if bias is None else bias.chunk(count)
-    return [matrix(weight, one) for weight, one in zip(rows, biases, strict=True)]
+    return [make(weight, one) for weight, one in zip(rows, biases, strict=True)]
 
 
-def _shared(spec: ModelSpec, weights: dict[str, Tensor], prefix: str, act: Map) -> Map | None:
+def _shared(
+    spec: ModelSpec, weights: dict[str, Tensor], prefix: str, act: Map, make: Make
+) -> Map | None:
     """The expert that every position has, or None. Its gate, where there is one, is a sigmoid."""
 
-    def linear(name: str) -> Matrix:
+    def linear(name: str) -> Linear:
         found = weights.pop(f"{prefix}.{name}.weight")
-        return matrix(found, weights.pop(f"{prefix}.{name}.bias", None))
+        return make(found, weights.pop(f"{prefix}.{name}.bias", None))
 
     if f"{prefix}.shared.down.weight" not in weights:
         return None

@@ -17,14 +17,20 @@ from tui_chat.model.layers import (
     UNNORMED,
     Attention,
     Map,
-    Matrix,
     Norm,
     attention,
     gate,
-    matrix,
     norm,
     shaped_logits,
-    times,
+)
+from tui_chat.model.linear import (
+    MAKERS,
+    DenseTable,
+    Linear,
+    Matrix,
+    PackedTable,
+    Precision,
+    Table,
 )
 from tui_chat.model.mixture import mixture
 from tui_chat.model.rotary import paired, qk_norm, rotary_tables, rotate
@@ -34,24 +40,24 @@ from tui_chat.model.spec import ModelSpec
 class MLP(NamedTuple):
     """up, activation (gating included), down."""
 
-    up: Matrix
+    up: Linear
     act: Map
-    down: Matrix
+    down: Linear
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, n_embd) -> (T, n_embd)."""
-        return times(self.act(times(x, self.up)), self.down)
+        return self.down.many(self.act(self.up.many(x)))
 
 
 class Block(NamedTuple):
     """One layer."""
 
     attn_norm: Norm
-    qkv: Matrix  # (n_embd, (n_head + 2 n_kv_head) * head_dim), rotary pairs side by side
+    qkv: Linear  # (n_embd, (n_head + 2 n_kv_head) * head_dim), rotary pairs side by side
     qk_norm: Map | None
     angles: Tensor | None  # rows of rotary.py, for every position
     window: int  # 0: all
-    out: Matrix | None
+    out: Linear | None
     attn_post: Norm | None
     mlp_norm: Norm | None  # None: the norm of attention serves both
     mlp: MLP | Map
@@ -64,12 +70,12 @@ class Parts(NamedTuple):
     spec: ModelSpec
     dtype: torch.dtype
     device: torch.device
-    embed: Tensor
+    embed: Table
     position: Tensor | None
     embed_norm: Norm | None
     blocks: list[Block]
     final_norm: Norm | None
-    head: Matrix
+    head: Linear
     attend: Attention
     shape_logits: Map | None
 
@@ -86,59 +92,79 @@ class Parts(NamedTuple):
             normed(qk)
 
 
-def assemble(spec: ModelSpec, weights: dict[str, Tensor]) -> Parts:
+def assemble(spec: ModelSpec, weights: dict[str, Tensor], precision: Precision = "dense") -> Parts:
     """The parts of a decoder. `weights` (canonical names, see build.py) is emptied: the tensors
     now belong to the parts.
     """
-    return _Assembly(spec, weights).parts()
+    return _Assembly(spec, weights, precision).parts()
 
 
 class _Assembly:
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor]) -> None:
+    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], precision: Precision) -> None:
         self.spec = spec
         self.weights = weights
+        self.packed = precision
+        self.make = MAKERS[precision]
         sample = weights["embed.weight"]
-        self.like = torch.empty(0, dtype=sample.dtype, device=sample.device)
+        # What is not a matrix is computed in float32 beside packed matrices.
+        dtype = sample.dtype if precision == "dense" else torch.float32
+        self.like = torch.empty(0, dtype=dtype, device=sample.device)
 
     def parts(self) -> Parts:
-        spec, weights = self.spec, self.weights
+        spec = self.spec
         angles = rotary_tables(spec, self.like.device)
-        position = weights.pop("position.weight", None)
+        position = self.small("position.weight")
         embed_norm = self.norm("embed_norm") if spec.embed_norm else None
         blocks = [self.block(i, angles[i]) for i in range(spec.n_layer)]
         final_norm = self.norm("final_norm") if spec.final_norm else None
-        embed, head = weights.pop("embed.weight"), weights.pop("head.weight", None)
-        tied = head is None or head.data_ptr() == embed.data_ptr()
-        output = matrix(embed if head is None or tied else head, weights.pop("head.bias", None))
+        embed, head = self.ends()
         return Parts(
             spec=spec,
-            dtype=embed.dtype,
-            device=embed.device,
-            # A tied table is kept once, in the layout of the head; looking up a column of it costs
-            # nothing beside.
-            embed=output.weight.t() if tied else embed,
+            dtype=self.like.dtype,
+            device=self.like.device,
+            embed=embed,
             position=position,
             embed_norm=embed_norm,
             blocks=blocks,
             final_norm=final_norm,
-            head=output,
+            head=head,
             attend=attention(spec),
             shape_logits=shaped_logits(spec),
         )
 
+    def ends(self) -> tuple[Table, Linear]:
+        """The embedding and the head."""
+        embed, head = self.weights.pop("embed.weight"), self.weights.pop("head.weight", None)
+        tied = head is None or head.data_ptr() == embed.data_ptr()
+        output = self.make(
+            embed if head is None or tied else head, self.weights.pop("head.bias", None)
+        )
+        if self.packed != "dense":
+            return PackedTable(embed.float(), self.packed), output
+        # A tied table is kept once, in the layout of the head; looking up a column of it costs
+        # nothing beside.
+        if tied and isinstance(output, Matrix):
+            embed = output.weight.t()
+        return DenseTable(embed), output
+
+    def small(self, name: str) -> Tensor | None:
+        """A tensor that is no matrix to multiply by, None if there is none."""
+        found = self.weights.pop(name, None)
+        return None if found is None else found.to(self.like.dtype)
+
     def norm(self, name: str) -> Norm:
-        weight = self.weights.pop(f"{name}.weight", None)
-        return norm(self.spec, self.like, weight, self.weights.pop(f"{name}.bias", None))
+        weight, bias = self.small(f"{name}.weight"), self.small(f"{name}.bias")
+        return norm(self.spec, self.like, weight, bias)
 
     def post_norm(self, name: str) -> Norm | None:
         return self.norm(name) if f"{name}.weight" in self.weights else None
 
-    def linear(self, name: str, scale: float = 1.0) -> Matrix:
+    def linear(self, name: str, scale: float = 1.0) -> Linear:
         weight = self.weights.pop(f"{name}.weight")
         bias = self.weights.pop(f"{name}.bias", None)
         if scale != 1.0:
             weight, bias = weight * scale, None if bias is None else bias * scale
-        return matrix(weight, bias)
+        return self.make(weight, bias)
 
     def block(self, i: int, angles: Tensor | None) -> Block:
         spec, at = self.spec, f"blocks.{i}"
@@ -173,7 +199,7 @@ class _Assembly:
     def mlp(self, at: str, added: float) -> MLP | Map:
         spec = self.spec
         if f"{at}.mlp.router.weight" in self.weights:
-            experts = mixture(spec, self.weights, at)
+            experts = mixture(spec, self.weights, at, self.make)
             return experts if added == 1.0 else lambda x: experts(x).mul_(added)
         return MLP(
             self.linear(f"{at}.mlp.gate_up" if spec.gated else f"{at}.mlp.up"),
@@ -181,16 +207,16 @@ class _Assembly:
             self.linear(f"{at}.mlp.down", added),
         )
 
-    def qkv(self, at: str) -> Matrix:
+    def qkv(self, at: str) -> Linear:
         weight = self.weights.pop(f"{at}.attn.qkv.weight")
         bias = self.weights.pop(f"{at}.attn.qkv.bias", None)
-        return matrix(self.ordered(weight), None if bias is None else self.ordered(bias))
+        return self.make(self.ordered(weight), None if bias is None else self.ordered(bias))
 
     def qk_norm(self, at: str) -> Map | None:
         if self.spec.qk_norm == "none":
             return None
-        q_weight = self.weights.pop(f"{at}.attn.q_norm.weight", None)
-        return qk_norm(self.spec, q_weight, self.weights.pop(f"{at}.attn.k_norm.weight", None))
+        q_weight = self.small(f"{at}.attn.q_norm.weight")
+        return qk_norm(self.spec, q_weight, self.small(f"{at}.attn.k_norm.weight"))
 
     def ordered(self, rows: Tensor) -> Tensor:
         """The fused rows with those of q and k in rotary order."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from tui_chat.model.cache import KVCache
-from tui_chat.model.layers import Map, Matrix, Norm, gate_of, into
+from tui_chat.model.layers import Norm, gate_of
+from tui_chat.model.linear import Linear, Map
 from tui_chat.model.parts import MLP, Block, Parts
 
 Step = Callable[[int, KVCache], Tensor]
@@ -44,8 +45,8 @@ def one_token(parts: Parts) -> Step:
     # attention over n_head / n_kv_head queries, and no key is copied.
     q = qkv[:, : n_head * dim].view(1, n_kv, n_head // n_kv, dim)
     kv = qkv[:, n_head * dim :].view(2, 1, n_kv, 1, dim)
-    logits = buffer(parts.head.weight.shape[1])
-    to_logits = into(parts.head, logits)
+    logits = buffer(parts.head.rows)
+    to_logits = parts.head.into(logits)
     tables = _tables(parts.blocks)
     turn_all = _turn(parts, qk)
     ups: dict[int, Tensor] = {}
@@ -54,7 +55,7 @@ def one_token(parts: Parts) -> Step:
         before, after = _mlp(parts, block, x, buffer, ups)
         return _Layer(
             attn_norm=block.attn_norm.one,
-            to_qkv=into(block.qkv, qkv),
+            to_qkv=block.qkv.into(qkv),
             before=before,
             turn=turn_all(block),
             angles=-1 if block.angles is None else _index(tables, block.angles),
@@ -64,7 +65,7 @@ def one_token(parts: Parts) -> Step:
         )
 
     layers = [layer(block) for block in parts.blocks]
-    embed, attend, shape = parts.embed, parts.attend, parts.shape_logits
+    embed, attend, shape = parts.embed.one, parts.attend, parts.shape_logits
     scale = spec.embed_scale
     positions = None if parts.position is None else _rows(parts.position)
     rows_of = [_rows(table) for table in tables]
@@ -76,13 +77,13 @@ def one_token(parts: Parts) -> Step:
         here = len(cache)
         slots, rows = cache.slots(1), cache.rows(here + 1)
         if positions is None:
-            row.copy_(embed[token])
+            row.copy_(embed(token))
             if scale != 1.0:
                 row.mul_(scale)
         elif scale != 1.0:
-            torch.add(positions[here], embed[token], alpha=scale, out=row)
+            torch.add(positions[here], embed(token), alpha=scale, out=row)
         else:
-            torch.add(embed[token], positions[here], out=row)
+            torch.add(embed(token), positions[here], out=row)
         if embed_norm is not None:
             x.copy_(embed_norm(x))
         angles: list[Tensor | None] = [table[here] for table in rows_of]
@@ -164,9 +165,9 @@ def _mlp(
             return held.copy_(mixed(normed if norm is None else norm(x)))
 
         return before, lambda: add(held)
-    size = mlp.up.weight.shape[1]
+    size = mlp.up.rows
     up = ups.setdefault(size, buffer(size))
-    to_up, add = into(mlp.up, up), _adding(x, mlp.down, block.mlp_post)
+    to_up, add = mlp.up.into(up), _adding(x, mlp.down, block.mlp_post)
     act = gate_of(parts.spec.activation, up) if parts.spec.gated else mlp.act
     if parallel:
         return (
@@ -182,18 +183,13 @@ def _mlp(
     return None, after
 
 
-def _adding(x: Tensor, by: Matrix | None, post: Norm | None) -> Map:
+def _adding(x: Tensor, by: Linear | None, post: Norm | None) -> Map:
     """Adds to x what a branch made: through its last matrix, if it has one, and its norm."""
     if by is None:
         return x.add_ if post is None else lambda made: x.add_(post.one(made))
-    weight, bias = by
-    if post is not None:
-        if bias is None:
-            return lambda made: x.add_(post.one(torch.mm(made, weight)))
-        return lambda made: x.add_(post.one(torch.addmm(bias, made, weight)))
-    if bias is None:
-        return lambda made: x.addmm_(made, weight)
-    return lambda made: x.addmm_(made, weight).add_(bias)
+    if post is None:
+        return by.onto(x)
+    return lambda made: x.add_(post.one(by.many(made)))
 
 
 def _tables(blocks: Sequence[Block]) -> list[Tensor]:
