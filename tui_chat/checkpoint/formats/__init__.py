@@ -17,6 +17,7 @@ from tui_chat.checkpoint.formats import (
     gpt10,
     hipgpt,
     how_to_train,
+    huggingface,
     kempnerforge,
     litgpt,
     llama2c,
@@ -65,6 +66,7 @@ FORMATS: tuple[Format, ...] = (
     llmc,
     hipgpt,
     kempnerforge,
+    huggingface,
 )
 
 GROUP = "tui_chat.formats"
