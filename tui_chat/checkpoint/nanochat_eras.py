@@ -73,40 +73,41 @@ def windows(
 
 
 def whole(value: object) -> int:
-    """A number of the settings; what is none is refused where the spec is made."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1
+    """A count of the settings, 0 for what is none: that is refused where the spec is made."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def check_parts(tensors: Mapping[str, object], spec: Mapping[str, object]) -> None:
     """Shapes that the general tables do not know. Raises CheckpointError."""
     layers, width, rows = (whole(spec[name]) for name in ("n_layer", "n_embd", "vocab_size"))
     heads, keys = whole(spec["n_head"]), whole(spec["n_kv_head"])
-    dim = width // heads
-    wanted: dict[str, tuple[int | None, ...]] = {
-        "resid_lambdas.weight": (layers,),
-        "x0_lambdas.weight": (layers,),
-        "bigram_lambdas.weight": (layers,),
-        "smear_gate.weight": (1, None),
-        "smear_lambda.weight": (1,),
-        "backout_lambda.weight": (1,),
-        "bigram_embed.embed.weight": (None, width),
+    some = range(1, width + 1)  # numbers of the stream that a gate sees
+    wanted: dict[str, tuple[range, ...]] = {
+        "resid_lambdas.weight": (_just(layers),),
+        "x0_lambdas.weight": (_just(layers),),
+        "bigram_lambdas.weight": (_just(layers),),
+        "smear_gate.weight": (_just(1), some),
+        "smear_lambda.weight": (_just(1),),
+        "backout_lambda.weight": (_just(1),),
+        "bigram_embed.embed.weight": (range(2, 2**31), _just(width)),
     }
-    for i in range(layers):
-        at = f"transformer.h.{i}.attn"
-        wanted[f"{at}.c_q.weight"] = (heads * dim, width)
-        wanted[f"{at}.c_k.weight"] = wanted[f"{at}.c_v.weight"] = (keys * dim, width)
-        wanted[f"{at}.ve_gate.weight"] = (keys, None)
-        wanted[f"value_embeds.{i}.weight"] = (rows, keys * dim)
+    if heads and keys and width % heads == 0:  # else the settings are refused later, by name
+        dim = width // heads
+        for i in range(layers):
+            at = f"transformer.h.{i}.attn"
+            wanted[f"{at}.c_q.weight"] = (_just(width), _just(width))
+            wanted[f"{at}.c_k.weight"] = (_just(keys * dim), _just(width))
+            wanted[f"{at}.c_v.weight"] = (_just(keys * dim), _just(width))
+            wanted[f"{at}.ve_gate.weight"] = (_just(keys), some)
+            wanted[f"value_embeds.{i}.weight"] = (_just(rows), _just(keys * dim))
     wrong = []
     for name, shape in wanted.items():
         ref = tensors.get(name)
-        if not isinstance(ref, TensorRef):
+        if not isinstance(ref, TensorRef) or (shape == (_just(1),) and ref.numel == 1):
             continue
-        fits = len(ref.shape) == len(shape) and all(
-            size == want if want is not None else 0 < size <= max(width, ref.shape[0])
-            for size, want in zip(ref.shape, shape, strict=True)
-        )
-        if not fits and not (shape == (1,) and ref.numel == 1):
+        if len(ref.shape) != len(shape) or not all(map(range.__contains__, shape, ref.shape)):
             wrong.append(f"{name} is {shape_text(ref.shape)}")
     pairs = [("smear_gate.weight", "smear_lambda.weight")]
     pairs += [("bigram_embed.embed.weight", "bigram_lambdas.weight")]
@@ -123,3 +124,7 @@ def check_parts(tensors: Mapping[str, object], spec: Mapping[str, object]) -> No
             listed(wrong[:4]),
             "If a setting is wrong, give the right one with --config name=value",
         )
+
+
+def _just(size: int) -> range:
+    return range(size, size + 1)

@@ -22,6 +22,8 @@ def open_template(hint: TemplateHint, tokenizer: Tokenizer, name: str = "") -> T
     if wanted == "plain":
         return PlainTemplate(tokenizer)
     if wanted == NanoChatTemplate.name:
+        if not name and not tokenizer.special:  # ids alone: there is no text to wrap
+            return None
         return NanoChatTemplate(tokenizer)
     if wanted != hint.name or not hint.turns:
         raise UsageError(

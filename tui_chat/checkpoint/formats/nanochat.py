@@ -236,8 +236,8 @@ def _sizes(
             f"the settings (meta_*.json) are not beside the file: n_head {n_head} is what the "
             f"trainer makes of width {query}; if the text is broken, give it with --config n_head=N"
         )
-    heads = n_head if isinstance(n_head, int) and n_head > 0 else 1
-    kv_head = said.get("n_kv_head")
+    heads = whole(n_head) or 1
+    kv_head = source.config.get("n_kv_head", said.get("n_kv_head"))
     if kv_head is None and n_head is not None:
         kv_head = max(1, keys // max(query // heads, 1))
     length = source.config.get("context_length", said.get("sequence_len"))
