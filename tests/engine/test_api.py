@@ -72,7 +72,7 @@ def test_explain_shows_what_the_knobs_leave(alphabet: str) -> None:
 def test_wrong_options_are_named(alphabet: str) -> None:
     with pytest.raises(UsageError, match=r"no option 'temprature'.*device, dtype"):
         tui_chat.open(alphabet, temprature=1)
-    with pytest.raises(UsageError, match="float32, bfloat16, float16"):
+    with pytest.raises(UsageError, match="bfloat16, float16, float32, int8"):
         tui_chat.open(alphabet, dtype="float12")
     with pytest.raises(UsageError, match="'gpu9'"):
         tui_chat.open(alphabet, device="gpu9")
@@ -93,8 +93,8 @@ def test_a_reply_that_fails_raises(tmp_path: Path) -> None:
     assert made == ["d", "e"]
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_sixteen_bits_say_the_same_alphabet(alphabet: str, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_fewer_bits_say_the_same_alphabet(alphabet: str, dtype: str) -> None:
     checkpoint = tui_chat.open(alphabet, dtype=dtype)
     assert checkpoint.loaded.dtype == dtype
     assert checkpoint.reply(raw("abc"), GREEDY).text == "defghijk"

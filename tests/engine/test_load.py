@@ -49,9 +49,14 @@ def test_a_small_model_has_one_thread_without_measuring(eight_cores: dict[int, f
 
 def test_device_and_dtype_by_name() -> None:
     cpu = load.choose_device("cpu")
-    assert load.choose_dtype("", cpu) == torch.float32
-    assert load.choose_dtype("", torch.device("cuda")) == torch.bfloat16
-    assert load.choose_dtype("float16", cpu) == torch.float16
+    gpu = torch.device("cuda")
+    assert load.choose_dtype("", cpu) == (torch.float32, "dense")
+    assert load.choose_dtype("", gpu) == (torch.bfloat16, "dense")
+    assert load.choose_dtype("float16", cpu) == (None, "float16")
+    assert load.choose_dtype("float16", gpu) == (torch.float16, "dense")
+    assert load.choose_dtype("int8", cpu) == (None, "int8")
+    with pytest.raises(UsageError, match="int8 is not to be had on cuda"):
+        load.choose_dtype("int8", gpu)
     with pytest.raises(UsageError, match="there is no 'tpu' here"):
         load.choose_device("tpu")
 

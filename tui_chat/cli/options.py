@@ -207,7 +207,7 @@ def _describe_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
 def _load_options(parser: argparse.ArgumentParser) -> None:
     group = _describe_options(parser)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (the fastest)")
-    group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, float16")
+    group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, float16, int8")
 
 
 def _sessions(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,8 @@ from tui_chat.checkpoint.weights import load as load_weights
 from tui_chat.engine.events import LoadOptions
 from tui_chat.errors import UsageError
 from tui_chat.model.build import Model, build
+from tui_chat.model.linear import Precision
+from tui_chat.model.parts import lies_turned
 from tui_chat.templates.base import Template
 from tui_chat.templates.open import open_template
 from tui_chat.tokenizers.base import Tokenizer
@@ -27,6 +29,7 @@ from tui_chat.tokenizers.open import open_tokenizer
 Progress = Callable[[str, float], None]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PACKED: tuple[Precision, ...] = ("int8", "float16")  # on a CPU, see model.linear
 
 # Control tokens by which tokenizers of the field end a document or a turn.
 END_TOKENS = (
@@ -114,7 +117,8 @@ def load_checkpoint(
         progress("reading", 0.0)
         info = describe(path, options)
     device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
+    dtype, precision = choose_dtype(options.dtype, device)
+    tied = info.plan is not None and "head.weight" not in info.plan
 
     def check() -> None:
         if cancelled():
@@ -126,6 +130,11 @@ def load_checkpoint(
         info,
         dtype=dtype,
         device=device,
+        turned=lambda name: (
+            dtype == torch.float32
+            and device.type == "cpu"
+            and lies_turned(info.spec, name, tied=tied)
+        ),
         progress=lambda done: progress("loading weights", done),
         cancelled=cancelled,
     )
@@ -135,9 +144,16 @@ def load_checkpoint(
     template = open_template(info.template, tokenizer, options.template)
     check()
     progress("warming up", 0.0)
-    model = build(info.spec, tensors)
+    model = build(info.spec, tensors, precision)
     model.forward([0], model.new_cache())  # the first call of many kernels is slow: not the user's
-    return assemble(info, model, tokenizer, template, seconds=time.perf_counter() - began)
+    return assemble(
+        info,
+        model,
+        tokenizer,
+        template,
+        dtype=precision if precision != "dense" else "",
+        seconds=time.perf_counter() - began,
+    )
 
 
 def describe(path: str, options: LoadOptions) -> CheckpointInfo:
@@ -158,10 +174,11 @@ def assemble(
     tokenizer: Tokenizer,
     template: Template | None,
     *,
+    dtype: str = "",
     seconds: float = 0.0,
 ) -> LoadedCheckpoint:
     """Put the parts together: stop ids from file, template and tokenizer, and the number of
-    threads.
+    threads. `dtype` names that of the weights where it is not the model's.
     """
     ends = {tokenizer.special[text] for text in END_TOKENS if text in tokenizer.special}
     stops = ends | set(info.stop_ids) | (set(template.stop_ids) if template is not None else set())
@@ -171,7 +188,7 @@ def assemble(
         tokenizer=tokenizer,
         template=template,
         device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=dtype or str(model.dtype).removeprefix("torch."),
         threads=choose_threads(model),
         seconds=seconds,
     )
@@ -206,15 +223,25 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "" takes bfloat16 on a GPU and float32 elsewhere."""
+def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype | None, Precision]:
+    """In what the weights are read (None: as the file has them), and how matrices are then kept.
+
+    "" takes bfloat16 on a GPU and float32 elsewhere. Raises UsageError for what is not to be had.
+    """
     if not name:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return (torch.bfloat16 if device.type == "cuda" else torch.float32), "dense"
+    if device.type == "cpu":
+        for precision in PACKED:
+            if name == precision:
+                return None, precision
     if name not in DTYPES:
-        raise UsageError(
-            "the dtype cannot be used", f"{name!r} is not known", f"There are {', '.join(DTYPES)}"
-        )
-    return DTYPES[name]
+        there = f"There are {', '.join(sorted({*DTYPES, *PACKED}))}"
+        if name in PACKED:
+            raise UsageError(
+                f"{name} is not to be had on {device}", "", "On a GPU there is bfloat16"
+            )
+        raise UsageError("the dtype cannot be used", f"{name[:40]!r} is not known", there)
+    return DTYPES[name], "dense"
 
 
 def choose_threads(model: Model) -> int:

@@ -14,11 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tui_chat.errors import CheckpointError
+from tui_chat.errors import CheckpointError, UsageError
 from tui_chat.model.cache import KVCache
 from tui_chat.model.decoder import Decoder
 from tui_chat.model.families.hipgpt import HipGPT
 from tui_chat.model.families.nanochat import NanoChat
+from tui_chat.model.linear import Precision
 from tui_chat.model.spec import ModelSpec
 
 
@@ -50,25 +51,31 @@ class Model(Protocol):
 
 
 FAMILIES: Mapping[str, Callable[[ModelSpec, dict[str, Tensor]], Model]] = {
-    "decoder": Decoder,
     "hipgpt": HipGPT,
     "nanochat": NanoChat,
 }
 
 
-def build(spec: ModelSpec, weights: dict[str, Tensor]) -> Model:
-    """The model of `spec.family`. `weights` is emptied. Raises CheckpointError for what does not
-    fit together.
+def build(spec: ModelSpec, weights: dict[str, Tensor], precision: Precision = "dense") -> Model:
+    """The model of `spec.family`. `weights` is emptied. `precision` packs the matrices of a CPU.
+    Raises CheckpointError for what does not fit together, UsageError for a precision that is not
+    to be had.
     """
     family = FAMILIES.get(spec.family)
-    if family is None:
+    if spec.family != "decoder" and precision != "dense":
+        raise UsageError(
+            f"{precision} is not to be had for this model",
+            f"its architecture, {spec.family}, is computed by a program of its own",
+            "Leave --dtype out",
+        )
+    if family is None and spec.family != "decoder":
         raise CheckpointError(
             "this architecture is not known",
             f"the checkpoint asks for {spec.family!r}",
             "A newer version may know it",
         )
     try:
-        return family(spec, weights)
+        return Decoder(spec, weights, precision) if family is None else family(spec, weights)
     except KeyError as missing:
         raise CheckpointError(
             "the model cannot be built", f"tensor {missing} is missing"

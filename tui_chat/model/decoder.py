@@ -37,9 +37,7 @@ class Decoder:
     ) -> None:
         self.spec = spec
         self.parameters = sum(tensor.numel() for tensor in weights.values())
-        self.weight_bytes = sum(
-            tensor.numel() * tensor.element_size() for tensor in weights.values()
-        )
+        self.weight_bytes = sum(_held_bytes(t, precision) for t in weights.values())
         with torch.inference_mode():
             self._parts = assemble(spec, weights, precision)
             self._one = one_token(self._parts)
@@ -129,3 +127,11 @@ class Decoder:
                 made = block.mlp_post.many(made)
             x = seen + made if spec.residual == "serial" else x + mixed + made
         return x
+
+
+def _held_bytes(tensor: Tensor, precision: Precision) -> int:
+    """Bytes that a tensor of the file takes once it is in place."""
+    size = tensor.element_size()
+    if precision != "dense":
+        size = 4 if tensor.dim() != 2 else 1 if precision == "int8" else 2
+    return tensor.numel() * size

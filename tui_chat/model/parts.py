@@ -99,6 +99,20 @@ def assemble(spec: ModelSpec, weights: dict[str, Tensor], precision: Precision =
     return _Assembly(spec, weights, precision).parts()
 
 
+def lies_turned(spec: ModelSpec, name: str, *, tied: bool) -> bool:
+    """Whether the matrix `name` ends up lying (in, out) just as it is, in float32 on a CPU: then
+    it is best read to such a place at once.
+    """
+    if spec.family != "decoder" or not name.endswith(".weight"):
+        return False
+    part = name.removesuffix(".weight").rpartition(".")[2]
+    if part == "qkv":  # rotary pairs are brought together first
+        return spec.position != "rope" or spec.rope_layout == "interleaved"
+    if part == "embed":
+        return tied
+    return part in ("out", "up", "gate_up", "down", "head") and ".experts." not in name
+
+
 class _Assembly:
     def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], precision: Precision) -> None:
         self.spec = spec

@@ -18,17 +18,8 @@ from torch.nn import functional as F
 
 from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
-from tui_chat.model.layers import (
-    ACTIVATIONS,
-    Matrix,
-    attention,
-    into,
-    mask,
-    matrix,
-    norm,
-    shaped_logits,
-    times,
-)
+from tui_chat.model.layers import ACTIVATIONS, attention, mask, norm, shaped_logits
+from tui_chat.model.linear import Linear, matrix
 from tui_chat.model.rotary import paired, rotate
 from tui_chat.model.spec import ModelSpec
 
@@ -44,9 +35,9 @@ class _Layer(NamedTuple):
     qkv: (
         Matrix  # q, k, v, and where there are value embeddings their gates, padded to an even count
     )
-    out: Matrix
-    up: Matrix
-    down: Matrix
+    out: Linear
+    up: Linear
+    down: Linear
     window: int  # 0: all
     values: Tensor | None  # (vocab_size, n_kv_head, head_dim)
 
@@ -164,7 +155,7 @@ class NanoChat:
         return logits
 
     def _logits(self, x: Tensor) -> Tensor:
-        logits = times(self._norm.many(x), self._head).float()
+        logits = self._head.many(self._norm.many(x)).float()
         return logits if self._shape is None else self._shape(logits)
 
     def _many(self, ids: Sequence[int], cache: KVCache) -> Tensor:
@@ -197,7 +188,7 @@ class NanoChat:
                 x = layer.keep * x + layer.first * first
             if pairs is not None:
                 x = x + layer.pair * pairs
-            made = times(self._norm.many(x), layer.qkv)
+            made = layer.qkv.many(self._norm.many(x))
             qkv = made[:, :width].view(count, -1, dim)
             qk = rotate(qkv[:, :heads], angles)
             qk = F.rms_norm(qk, (dim,), None, spec.norm_eps)
@@ -214,9 +205,9 @@ class NanoChat:
                 masks[layer.window],
                 start == 0 and count > 1 and not layer.window,
             )
-            x = x + times(mixed[0].transpose(0, 1).reshape(count, n_head * dim), layer.out)
-            up = times(self._norm.many(x), layer.up)
-            x = x + times(ACTIVATIONS[spec.activation](up), layer.down)
+            x = x + layer.out.many(mixed[0].transpose(0, 1).reshape(count, n_head * dim))
+            up = layer.up.many(self._norm.many(x))
+            x = x + layer.down.many(ACTIVATIONS[spec.activation](up))
             if i == self._middle:
                 middle = x
         return x - self._backout * middle if self._backout else x
@@ -256,9 +247,7 @@ class _Step:
         gates = n_kv + n_kv % 2
         whole = (n_head + 2 * n_kv) * dim
         self.made = self._buffer(whole + gates)
-        self.to_qkv = [
-            into(layer.qkv, self.made[:, : layer.qkv.weight.shape[1]]) for layer in model._layers
-        ]
+        self.to_qkv = [layer.qkv.into(self.made[:, : layer.qkv.rows]) for layer in model._layers]
         qk = self.made[:, : (n_head + n_kv) * dim].view(1, n_head + n_kv, dim)
         self.qk = qk
         self.pairs = qk.view(torch.complex64) if model.dtype == torch.float32 else None
@@ -269,11 +258,13 @@ class _Step:
         self.key = self.normed[:, n_head:].view(1, n_kv, 1, dim)
         self.value = self.made[0, (n_head + n_kv) * dim : whole].view(n_kv, dim)
         self.gate = self.made[0, whole : whole + n_kv].view(n_kv, 1)
-        up = self._buffer(model._layers[0].up.weight.shape[1])
-        self.to_up = [into(layer.up, up) for layer in model._layers]
+        up = self._buffer(model._layers[0].up.rows)
+        self.to_up = [layer.up.into(up) for layer in model._layers]
+        self.add_attention = [layer.out.onto(self.x) for layer in model._layers]
+        self.add_mlp = [layer.down.onto(self.x) for layer in model._layers]
         self.smear = None if model._smear is None else model._smear.tolist()
-        self.logits = self._buffer(model._head.weight.shape[1])
-        self.to_logits = into(model._head, self.logits)
+        self.logits = self._buffer(model._head.rows)
+        self.to_logits = model._head.into(self.logits)
 
     def _buffer(self, size: int) -> Tensor:
         return torch.zeros(1, size, dtype=self.model.dtype, device=self.model.device)
@@ -324,8 +315,8 @@ class _Step:
             if 0 < layer.window <= here:
                 keys = keys.narrow(2, here + 1 - layer.window, layer.window)
                 values = values.narrow(2, here + 1 - layer.window, layer.window)
-            x.addmm_(model._attend(self.q, keys, values, None, False).view(1, -1), layer.out.weight)
-            x.addmm_(act(self.to_up[i](normed(x))), layer.down.weight)
+            self.add_attention[i](model._attend(self.q, keys, values, None, False).view(1, -1))
+            self.add_mlp[i](act(self.to_up[i](normed(x))))
             if i == model._middle and model._backout:
                 self.middle.copy_(x)
         if model._backout:
