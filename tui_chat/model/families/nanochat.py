@@ -32,9 +32,7 @@ class _Layer(NamedTuple):
     keep: float  # of the stream
     first: float  # of the stream as it began
     pair: float  # of the embedding of the last two ids
-    qkv: (
-        Matrix  # q, k, v, and where there are value embeddings their gates, padded to an even count
-    )
+    qkv: Linear  # q, k, v, and where there are value embeddings an even count of gates
     out: Linear
     up: Linear
     down: Linear
@@ -258,8 +256,7 @@ class _Step:
         self.key = self.normed[:, n_head:].view(1, n_kv, 1, dim)
         self.value = self.made[0, (n_head + n_kv) * dim : whole].view(n_kv, dim)
         self.gate = self.made[0, whole : whole + n_kv].view(n_kv, 1)
-        up = self._buffer(model._layers[0].up.rows)
-        self.to_up = [layer.up.into(up) for layer in model._layers]
+        self.to_up = [layer.up.into(self._buffer(layer.up.rows)) for layer in model._layers]
         self.add_attention = [layer.out.onto(self.x) for layer in model._layers]
         self.add_mlp = [layer.down.onto(self.x) for layer in model._layers]
         self.smear = None if model._smear is None else model._smear.tolist()
