@@ -21,6 +21,10 @@ class Damaged(ValueError):
     """
 
 
+class BeingWritten(CheckpointError):
+    """A file changed while it was read, or is not all there yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """Tells one state of a file from another without reading it."""
@@ -135,8 +139,8 @@ def refused(path: str, error: Damaged) -> CheckpointError:
     return CheckpointError(f"cannot open {shown_path(path)}", str(error))
 
 
-def being_written(path: str) -> CheckpointError:
+def being_written(path: str) -> BeingWritten:
     """The error for people when a file changes while it is read, as when a training run saves."""
-    return CheckpointError(
+    return BeingWritten(
         f"cannot open {shown_path(path)}", "it is being written", "Try again in a moment"
     )
