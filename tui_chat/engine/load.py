@@ -14,6 +14,7 @@ import torch
 
 from tui_chat.checkpoint import catalog
 from tui_chat.checkpoint.info import CheckpointInfo, TemplateHint
+from tui_chat.checkpoint.patience import patiently
 from tui_chat.checkpoint.weights import LoadCancelled
 from tui_chat.checkpoint.weights import load as load_weights
 from tui_chat.engine.events import LoadOptions
@@ -113,31 +114,38 @@ def load_checkpoint(
     or LoadCancelled once `cancelled()` says so.
     """
     began = time.perf_counter()
-    if info is None:
-        progress("reading", 0.0)
-        info = describe(path, options)
     device = choose_device(options.device)
     dtype, precision = choose_dtype(options.dtype, device)
-    tied = info.plan is not None and "head.weight" not in info.plan
+    described = [] if info is None else [info]
 
     def check() -> None:
         if cancelled():
             raise LoadCancelled("loading was cancelled")
 
+    def opened() -> tuple[CheckpointInfo, dict[str, torch.Tensor]]:
+        # What was described before holds once: a file that is saved meanwhile is looked at anew.
+        if not described:
+            progress("reading", 0.0)
+        found = described.pop() if described else describe(path, options)
+        tied = found.plan is not None and "head.weight" not in found.plan
+        check()
+        progress("loading weights", 0.0)
+        tensors = load_weights(
+            found,
+            dtype=dtype,
+            device=device,
+            turned=lambda name: (
+                dtype == torch.float32
+                and device.type == "cpu"
+                and lies_turned(found.spec, name, tied=tied)
+            ),
+            progress=lambda done: progress("loading weights", done),
+            cancelled=cancelled,
+        )
+        return found, tensors
+
     check()
-    progress("loading weights", 0.0)
-    tensors = load_weights(
-        info,
-        dtype=dtype,
-        device=device,
-        turned=lambda name: (
-            dtype == torch.float32
-            and device.type == "cpu"
-            and lies_turned(info.spec, name, tied=tied)
-        ),
-        progress=lambda done: progress("loading weights", done),
-        cancelled=cancelled,
-    )
+    info, tensors = patiently(os.path.expanduser(path), opened, cancelled)
     check()
     progress("tokenizer", 0.0)
     tokenizer = open_tokenizer(info.tokenizer, info.spec)
