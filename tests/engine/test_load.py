@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tui_chat.engine import load
+from tui_chat.engine.engine import Lane
 from tui_chat.engine.events import LoadOptions
 from tui_chat.engine.resident import Resident
 from tui_chat.errors import UsageError
@@ -89,6 +90,34 @@ def test_what_a_lane_uses_does_not_count_against_the_budget(alphabet: str) -> No
     resident.put(("a",), one, in_use=set())
     resident.put(("b",), other, in_use={id(one)})
     assert resident.get(("a",)) is one and resident.get(("b",)) is other
+
+
+def test_resting_lanes_count_and_go_with_their_checkpoint(alphabet: str) -> None:
+    one, other = opened(alphabet), opened(alphabet)
+    lane = Lane(one, "main")
+    lane.cache.reserve(8)
+    size = one.model.weight_bytes + lane.cache.nbytes
+    resident = Resident(budget=size)
+    resident.put(("a",), one, in_use=set())
+    resident.rest(lane)
+    resident.trim(in_use=set())
+    assert resident.wake("other", one) is None
+    assert resident.wake("main", one) is lane and resident.wake("main", one) is None
+    resident.rest(lane)
+    resident.put(("b",), other, in_use=set())
+    resident.trim(in_use=set())
+    assert resident.get(("a",)) is None and resident.wake("main", one) is None
+
+
+def test_a_checkpoint_in_use_loses_only_the_lanes_that_rest_in_it(alphabet: str) -> None:
+    one = opened(alphabet)
+    lane = Lane(one, "second")
+    lane.cache.reserve(8)
+    resident = Resident(budget=0)
+    resident.put(("a",), one, in_use={id(one)})
+    resident.rest(lane)
+    resident.trim(in_use={id(one)})
+    assert resident.get(("a",)) is one and resident.wake("second", one) is None
 
 
 def test_another_option_is_another_checkpoint(alphabet: str) -> None:

@@ -286,6 +286,22 @@ def test_switching_back_reads_nothing_again(driver: Driver, alphabet: str, noise
     assert driver.finished("r").text == "defghijk"
 
 
+def test_a_lane_goes_on_with_its_cache_when_its_checkpoint_comes_back(
+    driver: Driver, alphabet: str, noise: str
+) -> None:
+    driver.open("a", alphabet)
+    driver.send(ask("abcdefghijklm"))
+    driver.finished("r")
+    driver.open("a", noise)
+    driver.send(ask("abcdefghijklm", request_id="q"))
+    driver.finished("q")
+    driver.open("a", alphabet)
+    driver.send(ask("abcdefghijklmno", request_id="s"))
+    assert driver.finished("s").text.startswith("pq")
+    reused = {event.request_id: event.reused_tokens for event in driver.of(Started)}
+    assert reused == {"r": 0, "q": 0, "s": 14}
+
+
 def test_no_budget_keeps_no_idle_checkpoint(alphabet: str, noise: str) -> None:
     driver = Driver(memory_budget=0)
     driver.worker.start()

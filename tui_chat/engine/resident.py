@@ -1,5 +1,5 @@
-"""Checkpoints that stay in memory after their lane has moved on, so that switching back is
-instant.
+"""Checkpoints that stay in memory after their lane has moved on, with what the lane had read, so
+that switching back costs nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from tui_chat.checkpoint.info import CheckpointInfo
 from tui_chat.engine.events import LoadOptions
 
 if TYPE_CHECKING:
+    from tui_chat.engine.engine import Lane
     from tui_chat.engine.load import LoadedCheckpoint
 
 Key = tuple[object, ...]
@@ -21,13 +22,14 @@ SHARE = 0.25  # of the memory that was available at the start
 
 
 class Resident:
-    """The recently used checkpoints, the oldest dropped once the idle ones exceed `budget` bytes
-    of weights.
+    """The recently used checkpoints and the lanes that rest in them, the oldest dropped once the
+    idle ones exceed `budget` bytes of weights and caches.
     """
 
     def __init__(self, budget: int | None = None) -> None:
         self.budget = int(available_memory() * SHARE) if budget is None else budget
         self._kept: OrderedDict[Key, LoadedCheckpoint] = OrderedDict()
+        self._resting: dict[int, dict[str, Lane]] = {}  # by the id of the checkpoint, by name
 
     @staticmethod
     def key(info: CheckpointInfo, options: LoadOptions) -> Key:
@@ -45,14 +47,32 @@ class Resident:
         self._kept.move_to_end(key)
         self.trim(in_use | {id(loaded)})
 
+    def rest(self, lane: Lane) -> None:
+        """Keep a lane, with its cache, until it is woken or its checkpoint goes."""
+        if any(lane.checkpoint is kept for kept in self._kept.values()):
+            self._resting.setdefault(id(lane.checkpoint), {})[lane.name] = lane
+
+    def wake(self, name: str, loaded: LoadedCheckpoint) -> Lane | None:
+        """The lane of that name that rests in the checkpoint, None if there is none."""
+        return self._resting.get(id(loaded), {}).pop(name, None)
+
     def trim(self, in_use: set[int]) -> None:
-        idle = [(key, kept) for key, kept in self._kept.items() if id(kept) not in in_use]
-        size = sum(kept.model.weight_bytes for _, kept in idle)
-        for key, kept in idle:
+        """Drop what is idle and too much, the checkpoint used longest ago first; one in use only
+        loses the lanes that rest in it.
+        """
+        size = sum(self._weight(kept, in_use) for kept in self._kept.values())
+        for key, kept in list(self._kept.items()):
             if size <= self.budget:
                 return
-            del self._kept[key]
-            size -= kept.model.weight_bytes
+            size -= self._weight(kept, in_use)
+            self._resting.pop(id(kept), None)
+            if id(kept) not in in_use:
+                del self._kept[key]
+
+    def _weight(self, kept: LoadedCheckpoint, in_use: set[int]) -> int:
+        """Bytes that would be freed without it."""
+        caches = sum(lane.cache.nbytes for lane in self._resting.get(id(kept), {}).values())
+        return caches + (0 if id(kept) in in_use else kept.model.weight_bytes)
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -238,7 +238,11 @@ class Worker:
             loaded = self._opened(request)
             from tui_chat.engine.engine import Lane
 
-            lane = Lane(loaded, request.lane)  # makes its cache: may run out of memory
+            lane = self._lanes.get(request.lane)
+            if lane is None or lane.checkpoint is not loaded:
+                lane = self._resident.wake(request.lane, loaded)
+            if lane is None:
+                lane = Lane(loaded, request.lane)  # makes its cache: may run out of memory
         except BaseException as error:
             cancelled = self._load_cancelled
             if not isinstance(error, TuiChatError):
@@ -254,8 +258,9 @@ class Worker:
             return
         finally:
             self._loading = None
-        self._drop_lane(request.lane)
-        self._lanes[request.lane] = lane
+        if self._lanes.get(request.lane) is not lane:
+            self._drop_lane(request.lane)
+            self._lanes[request.lane] = lane
         self._emit(
             Loaded(
                 lane=request.lane,
@@ -368,7 +373,10 @@ class Worker:
         return kept
 
     def _drop_lane(self, name: str) -> None:
-        self._lanes.pop(name, None)
+        """Free the name. What the lane has read rests, for when its checkpoint comes back."""
+        lane = self._lanes.pop(name, None)
+        if lane is not None:
+            self._resident.rest(lane)
         self._resident.trim({id(lane.checkpoint) for lane in self._lanes.values()})
 
 
