@@ -55,7 +55,8 @@ def recognise(source: Source) -> float:
 def latest(folder: Source) -> str:
     """The weights that the program would take of the run in `folder`, "" if it does not say."""
     for name in (_LATEST_CONFIG, _LATEST_WEIGHTS):
-        found = _stands_for(os.path.join(folder.path, name))
+        path = os.path.join(folder.path, name)
+        found = _stands_for(path) or _linked(path)
         if found.endswith(".json"):
             found = _stands_for(os.path.join(folder.path, found))
         if found and folder.near(found):
@@ -136,14 +137,19 @@ def _stands_for(path: str) -> str:
         return _named(_settings(raw), "checkpoint", "latest")
     if name not in (_LATEST_CONFIG, _LATEST_WEIGHTS):
         return ""
-    try:  # dead, as all links of the first runs were: they named the file from another directory
-        text = "" if os.path.exists(path) else os.readlink(path)
-    except OSError:
-        text = ""
     if 0 < len(raw) <= _LONGEST_NAME:
-        text = raw.decode("utf-8", "replace").strip()
-    found = _last_part(text)
+        found = _last_part(raw.decode("utf-8", "replace").strip())
+    else:  # dead, as all links of the first runs were: they named the file from elsewhere
+        found = "" if os.path.exists(path) else _linked(path)
     return found if found.endswith(os.path.splitext(name)[1]) and found != name else ""
+
+
+def _linked(path: str) -> str:
+    """The name of what a link points to, "" for anything but a link."""
+    try:
+        return _last_part(os.readlink(path))
+    except OSError:
+        return ""
 
 
 def _text(path: str) -> bytes:
@@ -183,7 +189,10 @@ def _settings_of(
     source: Source, sizes: Mapping[str, int], inferred: list[str]
 ) -> tuple[str, Mapping[str, object]]:
     """The settings that belong to the weights, and their file's name; empty if there are none."""
-    own = os.path.splitext(os.path.basename(os.path.realpath(source.path)))[0] + "_config.json"
+    weights = os.path.basename(os.path.realpath(source.path))
+    own = os.path.splitext(weights)[0] + "_config.json"
+    if weights == _LATEST_WEIGHTS:  # a link that became a copy
+        own = _LATEST_CONFIG
     # Links last: they may have moved on.
     others = sorted(name for name in source.files if name.endswith(".json") and name != own)
     others.sort(key=lambda name: name == _LATEST_CONFIG)
@@ -193,7 +202,7 @@ def _settings_of(
         settings = _settings(_text(path)) if path else {}
         if not settings:
             continue
-        if name == own or _named(settings, "checkpoint", "latest") == os.path.basename(source.path):
+        if name == own or _named(settings, "checkpoint", "latest") == weights:
             return name, settings
         if all(mapping(settings.get("model")).get(size) == sizes[size] for size in _SIZES):
             found[name] = settings
