@@ -21,8 +21,8 @@ from tui_chat.checkpoint.binaries import (
     resembles_legacy,
 )
 from tui_chat.checkpoint.files import Damaged, RegularFile, Stamp, being_written, refused
-from tui_chat.checkpoint.hipgpt_file import looks_like_hipgpt, read_hipgpt, resembles_hipgpt
 from tui_chat.checkpoint.gguf import MAGIC, read_gguf
+from tui_chat.checkpoint.hipgpt_file import looks_like_hipgpt, read_hipgpt, resembles_hipgpt
 from tui_chat.checkpoint.pickles import MAX_BYTES, Truncated, read_pickle
 from tui_chat.checkpoint.plain import no_storage, plain
 from tui_chat.checkpoint.tensors import (

@@ -123,6 +123,20 @@ def read_list(path: str, values: object) -> list[object]:
             raise refused(path, error) from None
 
 
+def entry_of(path: str, values: object, n: int) -> object:
+    """One entry of a list of the header, without the others. Raises CheckpointError."""
+    if not isinstance(values, LongList) or values.kind != _TEXT:
+        return read_list(path, values)[n]
+    with RegularFile(path) as file:
+        try:
+            at = _Cursor(file, values.begin)
+            for _ in range(n):
+                at.skip(at.number("Q"))
+            return at.text()
+        except Damaged as error:
+            raise refused(path, error) from None
+
+
 def slab(ref: TensorRef, n: int) -> TensorRef:
     """`ref[n]`: one of the matrices that are stacked in a tensor of three dimensions."""
     nbytes = ref.storage.nbytes // ref.shape[0]

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from tui_chat.checkpoint.description import Description
 from tui_chat.checkpoint.formats import (
+    gguf,
     gpt10,
     hipgpt,
     how_to_train,
@@ -62,6 +63,7 @@ FORMATS: tuple[Format, ...] = (
     how_to_train,
     gpt10,
     litgpt,
+    gguf,
     llama2c,
     llmc,
     hipgpt,

@@ -241,7 +241,7 @@ def _step(source: Source, archive: Archive) -> int | None:
         number = archive.scalar(root.get(key))
         if number is not None and 0 <= number < 2**53:
             return int(number)
-    named = (os.path.basename(source.path), os.path.basename(source.folder))
+    named = (os.path.basename(archive.path), os.path.basename(source.folder))
     found = next(filter(None, map(_STEP.match, named)), None)
     return int(found.group(1)) if found else None
 
