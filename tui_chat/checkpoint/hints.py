@@ -8,6 +8,7 @@ from typing import Literal
 from tui_chat.checkpoint.archive import read_pickle_file
 from tui_chat.checkpoint.encodings import is_encoding
 from tui_chat.checkpoint.files import shown_path
+from tui_chat.checkpoint.hipgpt_tokenizer import is_word_pieces
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import read_json, read_toml
@@ -66,6 +67,9 @@ _WORDS = {
     "n_kv_heads": "n_kv_head",
     "n_query_groups": "n_kv_head",
     "head_size": "head_dim",
+    "embed_dim": "n_embd",
+    "num_heads": "n_head",
+    "num_layers": "n_layer",
 }
 _SIZES = ("vocab_size", "n_layer", "n_head", "n_kv_head", "head_dim", "n_embd", "context_length")
 
@@ -87,7 +91,7 @@ def settings_file(path: str) -> dict[str, object]:
     for section in reversed(sections):
         for word, value in mapping(section).items():
             name = _WORDS.get(word, word)
-            if name in _SIZES and value is not None:
+            if name in _SIZES and value not in (None, 0):  # HipGPT: 0 ids are the tokenizer's
                 found[name] = value
         if (rows := mapping(section).get("padded_vocab_size")) is not None:
             found["vocab_size"] = rows
@@ -100,7 +104,10 @@ def settings_file(path: str) -> dict[str, object]:
 
 def _by_file(path: str) -> TokenizerHint:
     if path.endswith(".json"):
-        return TokenizerHint(kind="tokenizer.json", path=path, source=_USER)
+        found: Literal["hipgpt", "tokenizer.json"] = (
+            "hipgpt" if is_word_pieces(path) else "tokenizer.json"
+        )
+        return TokenizerHint(kind=found, path=path, source=_USER)
     if path.endswith((".pkl", ".pickle")):
         kind: Literal["nanochat", "chars"] = (
             "nanochat" if is_encoding(read_pickle_file(path)) else "chars"

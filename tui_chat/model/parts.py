@@ -103,7 +103,7 @@ def lies_turned(spec: ModelSpec, name: str, *, tied: bool) -> bool:
     """Whether the matrix `name` ends up lying (in, out) just as it is, in float32 on a CPU: then
     it is best read to such a place at once.
     """
-    if spec.family != "decoder" or not name.endswith(".weight"):
+    if spec.family not in ("decoder", "hipgpt") or not name.endswith(".weight"):
         return False
     part = name.removesuffix(".weight").rpartition(".")[2]
     if part == "qkv":  # rotary pairs are brought together first
