@@ -56,7 +56,7 @@ class Settings:
     def number(self, key: str, default: float) -> float:
         """A number; raises CheckpointError for anything else."""
         value = self._said(key, f"{default:g}")
-        found = default if value is None else _number(value)
+        found = float(default) if value is None else _number(value)
         if found is None:
             raise _unusable(key, value)
         return found

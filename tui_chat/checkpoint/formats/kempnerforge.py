@@ -90,8 +90,8 @@ def claims(names: frozenset[str]) -> bool:
     """A directory with shards in it, or with stages of a pipeline."""
     if any(name.endswith(SUFFIX) for name in names):
         return True
-    beside = bool(names & {"train_state.pt", "metadata.json", "pp1"})
-    return beside and not names.isdisjoint((METADATA, "pp0"))
+    beside = not names.isdisjoint(("train_state.pt", "metadata.json", "pp1"))
+    return beside and (METADATA in names or any(_STAGE.fullmatch(name) for name in names))
 
 
 def recognise(source: Source) -> float:
@@ -255,7 +255,7 @@ def _tensors(
     together: dict[str, object] = {}
     archives: list[Archive] = []
     for number, stage in enumerate(stages):
-        if len(stages) > 1 and os.path.basename(stage) != f"pp{number}":
+        if _STAGE.fullmatch(name := os.path.basename(stage)) and name != f"pp{number}":
             raise CheckpointError(
                 f"cannot open {shown_path(source.path)}", f"the stage pp{number} is missing"
             )
