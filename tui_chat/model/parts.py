@@ -166,12 +166,16 @@ class _Assembly:
         found = self.weights.pop(name, None)
         return None if found is None else found.to(self.like.dtype)
 
-    def norm(self, name: str) -> Norm:
+    def norm(self, name: str, scale: float = 1.0) -> Norm:
         weight, bias = self.small(f"{name}.weight"), self.small(f"{name}.bias")
+        if scale != 1.0 and weight is not None:
+            weight, bias = weight * scale, None if bias is None else bias * scale
         return norm(self.spec, self.like, weight, bias)
 
     def post_norm(self, name: str) -> Norm | None:
-        return self.norm(name) if f"{name}.weight" in self.weights else None
+        """The norm of what a branch adds, with what scales that."""
+        there = f"{name}.weight" in self.weights
+        return self.norm(name, self.spec.residual_scale) if there else None
 
     def linear(self, name: str, scale: float = 1.0) -> Linear:
         weight = self.weights.pop(f"{name}.weight")
@@ -184,9 +188,10 @@ class _Assembly:
         spec, at = self.spec, f"blocks.{i}"
         attn_post = self.post_norm(f"{at}.attn_post_norm")
         mlp_post = self.post_norm(f"{at}.mlp_post_norm")
-        # What scales the residual is part of the matrix before it.
-        added = spec.residual_scale
-        if added != 1.0 and (attn_post or mlp_post or not spec.attention_output):
+        # What scales the residual is part of the norm or the matrix before it.
+        attn_scale = 1.0 if attn_post else spec.residual_scale
+        mlp_scale = 1.0 if mlp_post else spec.residual_scale
+        if attn_scale != 1.0 and not spec.attention_output:
             raise CheckpointError(
                 "the model cannot be built",
                 "its residuals are scaled, but not after a matrix",
@@ -203,10 +208,10 @@ class _Assembly:
             qk_norm=self.qk_norm(at),
             angles=angles,
             window=spec.window[i] if spec.window else 0,
-            out=self.linear(f"{at}.attn.out", added) if spec.attention_output else None,
+            out=self.linear(f"{at}.attn.out", attn_scale) if spec.attention_output else None,
             attn_post=attn_post,
             mlp_norm=mlp_norm,
-            mlp=self.mlp(at, added),
+            mlp=self.mlp(at, mlp_scale),
             mlp_post=mlp_post,
         )
 
