@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import tui_chat
-from tui_chat.cli.inspect import bytes_in_words, count
+from tui_chat.checkpoint.card import bytes_in_words, count
 from tui_chat.cli.output import table
 from tui_chat.conversation import Conversation, Receipt
 from tui_chat.sessions.records import ChatMeta

@@ -7,6 +7,7 @@ a file name or a reply may hold sequences that steer it.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -132,6 +133,34 @@ def table(
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def columns() -> int:
+    """Cells of a line to write to; 0 into a pipe, where lines are for programs and stay whole."""
+    return max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 0
+
+
+def labelled(rows: Sequence[tuple[str, str]], width: int) -> str:
+    """Labels and texts in two columns; a text that does not fit into `width` cells goes on below
+    itself."""
+    widest = max((_width(label) for label, _ in rows), default=0)
+    return "\n".join(hanging(f"{label:{widest}}  ", text, width) for label, text in rows)
+
+
+def hanging(begin: str, text: str, width: int) -> str:
+    """`begin` and a text that goes on below itself where the line ends; 0: it does not end."""
+    text = one_line(text)
+    if not width or _width(begin) + _width(text) <= width:
+        return f"{begin}{text}".rstrip()
+    lines, line = [], ""
+    room = max(20, width - _width(begin))
+    for word in text.split():
+        if line and _width(line) + 1 + _width(word) > room:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return begin + ("\n" + " " * _width(begin)).join([*lines, line])
 
 
 def _width(text: str) -> int:

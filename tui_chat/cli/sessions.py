@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from tui_chat.cli.inspect import date
+from tui_chat.checkpoint.card import date
 from tui_chat.cli.output import remark, table, write_json, write_line
 from tui_chat.conversation import Message
 from tui_chat.errors import SessionError
