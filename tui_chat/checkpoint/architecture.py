@@ -95,15 +95,10 @@ def _positions(spec: ModelSpec) -> Iterable[str]:
 
 
 def _scaling(scaling: RopeScaling) -> str:
-    names = {
-        "linear": "linearly",
-        "llama3": "as Llama 3",
-        "yarn": "by YaRN",
-        "longrope": "LongRoPE",
-    }
     if scaling.kind == "longrope":
         return f"LongRoPE beyond {scaling.original_context_length:,} tokens"
-    return f"stretched {scaling.factor:g} times {names[scaling.kind]}"
+    how = {"linear": "evenly", "llama3": "as in Llama 3.1", "yarn": "by YaRN"}[scaling.kind]
+    return f"stretched {scaling.factor:g} times {how}"
 
 
 def _layers(which: list[int], total: int) -> str:
