@@ -35,6 +35,10 @@ def _opened(hint: TokenizerHint, spec: ModelSpec, beside: str) -> Tokenizer:
         from tui_chat.tokenizers.tokenizer_json import open_tokenizer_json
 
         return open_tokenizer_json(hint.path, hidden=hint.drop_special)
+    if hint.kind == "gguf":
+        from tui_chat.tokenizers.gguf import open_gguf
+
+        return open_gguf(hint.path, rows=spec.vocab_size, hidden=hint.drop_special)
     if hint.kind == "nanochat":
         from tui_chat.tokenizers.nanochat import open_nanochat
 
