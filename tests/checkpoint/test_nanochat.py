@@ -228,6 +228,18 @@ def test_a_renamed_file_uses_the_only_settings_beside_it(save: Save) -> None:
     assert (info.spec.context_length, info.spec.n_kv_head, info.step) == (300, 2, 7)
 
 
+def test_settings_from_elsewhere_can_be_named(save: Save, tmp_path: Path) -> None:
+    weights = random_weights()
+    path = save(weights, "elsewhere", meta=None)
+    named = tmp_path / "meta.json"
+    named.write_text(json.dumps({"model_config": SIZES | {"n_embd": 32, "window_pattern": "SSL"}}))
+    info = catalog.describe(str(path), config_file=str(named))
+    assert (info.spec.context_length, info.spec.window) == (300, (129, 129, 0))
+    named.write_text("{}")
+    with pytest.raises(CheckpointError, match="it has no model_config"):
+        catalog.describe(str(path), config_file=str(named))
+
+
 def test_a_tokenizer_beside_the_model_goes_first(save: Save) -> None:
     path = save(random_weights(rows=512), "flat", vocab_size=512)
     for name in ("tokenizer.pkl", "token_bytes.pt"):
@@ -258,6 +270,7 @@ def test_a_tokenizer_can_be_named(save: Save) -> None:
     for named in (FIXTURE / "tokenizer/tokenizer.pkl", FIXTURE / "tokenizer"):
         info = catalog.describe(str(path), tokenizer=str(named))
         assert (info.tokenizer.kind, info.mode) == ("nanochat", "chat")
+        assert info.text_start == (503,) and set(info.stop_ids) == {503, 507}
         opened = tui_chat.open(str(path), tokenizer=str(named))
         ids = opened.prompt_ids([{"role": "user", "content": "Hi"}])
         assert ids[:2] == [503, 504] and {503, 507} <= set(opened.info.stop_ids)

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from tui_chat.checkpoint.description import finish
+from tui_chat.checkpoint.encodings import begin_and_ends, read_encoding
 from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.formats import FORMATS, Format, claimed, claiming, plug_ins
 from tui_chat.checkpoint.hints import settings_file, template_hint, tokenizer_hint
-from tui_chat.checkpoint.info import CheckpointInfo, Run
+from tui_chat.checkpoint.info import CheckpointInfo, Run, TokenizerHint
 from tui_chat.checkpoint.plain import what
 from tui_chat.checkpoint.scan import SUFFIXES, Scanner
 from tui_chat.checkpoint.source import Source
@@ -58,8 +59,16 @@ def describe(
     if tokenizer:
         warnings = tuple(text for text in warnings if "--tokenizer" not in text)
     if (hint.kind, hint.name) != (info.tokenizer.kind, info.tokenizer.name):
-        info = replace(info, stop_ids=(), text_start=())  # they were ids of the other tokenizer
+        begin, ends = _controls(hint)  # the others were ids of the other tokenizer
+        info = replace(info, stop_ids=ends, text_start=begin)
     return replace(info, tokenizer=hint, template=given, mode=mode, warnings=warnings)
+
+
+def _controls(hint: TokenizerHint) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a given tokenizer begins and ends texts with, as far as its file alone tells."""
+    if hint.kind != "nanochat":
+        return (), ()
+    return begin_and_ends(read_encoding(hint.path).known_special)
 
 
 def _recognised(

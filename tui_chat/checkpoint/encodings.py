@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tui_chat.checkpoint.archive import read_pickle_file
 from tui_chat.checkpoint.files import Damaged, refused, unopened
 from tui_chat.checkpoint.plain import Opaque
 
+# What nanochat puts before a conversation and around its turns.
+TURN_TOKENS = (
+    "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
+)  # fmt: skip
+_BOS, _ASSISTANT_END, _GPT2_END = TURN_TOKENS[0], TURN_TOKENS[-1], "<|endoftext|>"
+_ENDS = {"gpt2": 50256, "r50k_base": 50256, "cl100k_base": 100257}
 _ENCODING = "tiktoken.core.Encoding"
 MAX_PATTERN = 100_000  # characters
 
@@ -32,6 +39,11 @@ class PickledEncoding:
     def registered(self) -> bool:
         """Whether the name is all there is."""
         return not self.ranks
+
+    @property
+    def known_special(self) -> Mapping[str, int]:
+        """The control tokens, also of an encoding of which only the name is pickled."""
+        return {_GPT2_END: _ENDS[self.name]} if self.name in _ENDS else self.special
 
     @property
     def vocab_size(self) -> int:
@@ -68,6 +80,13 @@ def _read(path: str, mtime_ns: int, size: int) -> PickledEncoding:
     if not all(isinstance(text, str) and _is_id(token) for text, token in special.items()):
         raise refused(path, Damaged("its control tokens are not from texts to ids"))
     return PickledEncoding(name[:80], pattern, ranks, special)
+
+
+def begin_and_ends(special: Mapping[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that stand before every text of nanochat, and those that end one."""
+    begin = [special[text] for text in (_BOS, _GPT2_END) if text in special][:1]
+    ends = [special[text] for text in (_BOS, _ASSISTANT_END, _GPT2_END) if text in special]
+    return tuple(begin), tuple(ends)
 
 
 def is_encoding(root: object) -> bool:

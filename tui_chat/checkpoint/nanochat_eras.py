@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from tui_chat.checkpoint.tensors import TensorRef, shape_text
+from tui_chat.checkpoint.tensors import TensorRef, contiguous, part, shape_text
 from tui_chat.checkpoint.words import listed
 from tui_chat.errors import CheckpointError
 
@@ -27,11 +27,28 @@ class Era(NamedTuple):
     short: int  # a short window is this part of the trained length
     rounded: bool  # to 128 upwards
     bfloat16_angles: bool
+    softcap_note: str = ""
+
+    def notes(self, why: str) -> list[str]:
+        """What is concluded from `why` it is this code, in sentences."""
+        found = [
+            f"the code {self.months}, since it has {why}: rotary base {self.rope_theta:,.0f}, "
+            f"queries and keys times {self.qk_scale:g}, logits softcapped at 15"
+        ]
+        if self.softcap_note:
+            found.append(self.softcap_note)
+        if self.bfloat16_angles:
+            found.append("cos and sin rounded to bfloat16, as its code kept them")
+        return found
 
 
 FIRST = Era("of October 2025 to January 2026", 1e4, 1.0, 2.0, 2, False, True)
 LAMBDAS = Era("of January 2026", 1e4, 1.0, 2.0, 2, False, True)
-VALUES = Era("of January to March 2026", 1e4, 1.0, 2.0, 2, False, True)
+VALUES = Era(
+    "of January to March 2026", 1e4, 1.0, 2.0, 2, False, True,
+    "its softcap was 20 from 2 to 9 March 2026: if the model is of that week, give "
+    "--config logit_softcap=20",
+)  # fmt: skip
 SHARPER = Era("of 9 to 14 March 2026", 1e5, 1.15, 3.0, 3, True, False)
 SMEAR = Era("from 14 March 2026 on", 1e5, 1.2, 3.0, 4, True, False)
 _SHARPER_GATE = 12  # numbers that a value gate sees since then; before, 32
@@ -77,6 +94,21 @@ def whole(value: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def without_padding(tensors: Mapping[str, object], rows: int, ids: int) -> dict[str, object] | None:
+    """The tensors with the first `ids` of the `rows` of each table of ids; None where one is not
+    stored in one piece."""
+    found = dict(tensors)
+    for name, ref in tensors.items():
+        table = name in ("transformer.wte.weight", "lm_head.weight")
+        if not (table or name.startswith("value_embeds.")) or not isinstance(ref, TensorRef):
+            continue
+        if len(ref.shape) == 2 and ref.shape[0] == rows:
+            if ref.stride != contiguous(ref.shape):
+                return None
+            found[name] = part(ref, (ids, ref.shape[1]))
+    return found
 
 
 def check_parts(tensors: Mapping[str, object], spec: Mapping[str, object]) -> None:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tui_chat.checkpoint.encodings import TURN_TOKENS
 from tui_chat.conversation import Turn
 from tui_chat.errors import UsageError
 from tui_chat.templates.base import Rendered
 from tui_chat.tokenizers.base import Tokenizer
 
-_NAMES = (
-    "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
-)  # fmt: skip
 _JOIN = "\n\n"
 
 
@@ -27,7 +25,7 @@ class NanoChatTemplate:
     name = "nanochat"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        missing = [name for name in _NAMES if name not in tokenizer.special]
+        missing = [name for name in TURN_TOKENS if name not in tokenizer.special]
         if missing:
             raise UsageError(
                 "the template nanochat cannot be used",
@@ -35,7 +33,9 @@ class NanoChatTemplate:
                 "Name another one with --template, or the right tokenizer with --tokenizer",
             )
         self._tokenizer = tokenizer
-        bos, user, user_end, assistant, assistant_end = (tokenizer.special[name] for name in _NAMES)
+        bos, user, user_end, assistant, assistant_end = (
+            tokenizer.special[name] for name in TURN_TOKENS
+        )
         self._bos = bos
         self._around = {"user": (user, user_end), "assistant": (assistant, assistant_end)}
         self.stop_ids: frozenset[int] = frozenset((bos, assistant_end))

@@ -14,7 +14,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from tui_chat.checkpoint.description import Description, agree
-from tui_chat.checkpoint.encodings import PickledEncoding, read_encoding
+from tui_chat.checkpoint.encodings import (
+    TURN_TOKENS,
+    PickledEncoding,
+    begin_and_ends,
+    read_encoding,
+)
 from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.gpt2 import matrix, stripped, untied
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
@@ -22,20 +27,25 @@ from tui_chat.checkpoint.names import Table, cat, count, optional, partial, remo
 from tui_chat.checkpoint.nanochat_eras import (
     FIRST,
     PATTERN,
-    VALUES,
     Era,
     check_parts,
     era_of,
     whole,
     windows,
+    without_padding,
 )
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source, read_json
-from tui_chat.checkpoint.tensors import TensorRef, contiguous, part
+from tui_chat.checkpoint.tensors import TensorRef
 from tui_chat.errors import CheckpointError
 
 NAME = "nanochat"
+READS_CONFIG_FILE = True  # a meta_NNNNNN.json from elsewhere
 
+# Parameters of the model itself: their names have no ".weight", but the tables have room for that.
+_PARAMETERS = (
+    "resid_lambdas", "x0_lambdas", "smear_gate", "smear_lambda", "backout_lambda", "bigram_lambdas",
+)  # fmt: skip
 NAMES: Table = {
     "embed": "transformer.wte",
     "blocks.{i}.attn.qkv": cat(
@@ -47,18 +57,8 @@ NAMES: Table = {
     "blocks.{i}.mlp.up": "transformer.h.{i}.mlp.c_fc",
     "blocks.{i}.mlp.down": "transformer.h.{i}.mlp.c_proj",
     "head": optional("lm_head"),
-    **{
-        name: optional(source)
-        for name, source in (
-            ("resid_lambdas", "resid_lambdas"),
-            ("x0_lambdas", "x0_lambdas"),
-            ("smear_gate", "smear_gate"),
-            ("smear_lambda", "smear_lambda"),
-            ("backout_lambda", "backout_lambda"),
-            ("bigram_embed", "bigram_embed.embed"),
-            ("bigram_lambdas", "bigram_lambdas"),
-        )
-    },
+    "bigram_embed": optional("bigram_embed.embed"),
+    **{name: optional(name) for name in _PARAMETERS},
 }
 IGNORED = ("cos", "sin")  # rotary tables, kept as buffers by some copies of the code
 
@@ -78,11 +78,6 @@ _STAGES = {
     "chatsft_checkpoints": "sft",
     "chatrl_checkpoints": "rl",
 }
-SPECIALS = (
-    "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
-)  # fmt: skip
-_BOS, _ASSISTANT_END = "<|bos|>", "<|assistant_end|>"
-_GPT2_END = "<|endoftext|>"
 
 
 def recognise(source: Source) -> float:
@@ -100,9 +95,7 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     raw, removed = stripped(source)
-    # Parameters of the model itself have no ".weight"; the tables have room for just that.
-    bare = {name.split(".")[0] for name in NAMES if "." not in name} - {"embed", "head"}
-    tensors = {f"{name}.weight" if name in bare else name: ref for name, ref in raw.items()}
+    tensors = {f"{name}.weight" if name in _PARAMETERS else name: raw[name] for name in raw}
     tensors = untied(tensors, "lm_head.weight", "transformer.wte.weight")
     meta, where = _meta(source)
     notes = _Notes(removed_words(removed), [], [], [])
@@ -111,22 +104,12 @@ def describe(source: Source) -> Description:
     tokenizer, encoding = _tokenizer(source, _rows(said, spec), notes)
     tensors = _trimmed(tensors, spec, said, encoding, notes)
     era, why = era_of(tensors)
-    notes.inferred.append(
-        f"the code {era.months}, since it has {why}: rotary base {era.rope_theta:,.0f}, "
-        f"queries and keys times {era.qk_scale:g}, logits softcapped at 15"
-    )
-    if era is VALUES:
-        notes.inferred.append(
-            "its softcap was 20 from 2 to 9 March 2026: if the model is of that week, give "
-            "--config logit_softcap=20"
-        )
-    if era.bfloat16_angles:
-        notes.inferred.append("cos and sin rounded to bfloat16, as its code kept them")
-    layers = whole(spec["n_layer"])
+    notes.inferred.extend(era.notes(why))
     stage = _stage(source, meta, notes)
     check_parts(tensors, spec)
-    ids = _special_ids(encoding)
-    chat = stage != "base" and (encoding is None or all(text in ids for text in SPECIALS))
+    ids = encoding.known_special if encoding is not None else {}
+    begin, ends = begin_and_ends(ids)
+    chat = stage != "base" and (encoding is None or all(text in ids for text in TURN_TOKENS))
     if stage != "base" and not chat:
         notes.warnings.append(
             "its tokenizer has none of the tokens that nanochat puts around turns: it can only go "
@@ -155,7 +138,7 @@ def describe(source: Source) -> Description:
             "logit_softcap": 15.0,
             "options": {
                 "value_gate": era.value_gate,
-                "backout_layer": layers // 2,
+                "backout_layer": whole(spec["n_layer"]) // 2,
                 "bfloat16_angles": era.bfloat16_angles,
             },
         },
@@ -168,8 +151,8 @@ def describe(source: Source) -> Description:
         step=_step(source, meta),
         losses=_losses(meta),
         template=TemplateHint(name=NAME, source="the trainer's own") if chat else TemplateHint(),
-        stop_ids=tuple(ids[text] for text in (_BOS, _ASSISTANT_END, _GPT2_END) if text in ids),
-        text_start=tuple(ids[text] for text in (_BOS, _GPT2_END) if text in ids)[:1],
+        stop_ids=ends,
+        text_start=begin,
         mode="chat" if chat else "raw",
         warnings=notes.warnings,
         inferred=notes.inferred,
@@ -189,8 +172,14 @@ class _Notes(NamedTuple):
 
 
 def _meta(source: Source) -> tuple[Mapping[str, object], str]:
-    """The settings of the training, and the name of the file they stand in: the JSON with the
-    model's number, else the only one there is, else what someone put into the model file."""
+    """The settings of the training, and the name of the file they stand in: the one that was
+    named, else the JSON with the model's number, else the only one there is, else what someone put
+    into the model file."""
+    if source.config_file:
+        meta, name = mapping(read_json(source.config_file)), shown_path(source.config_file)
+        if not mapping(meta.get("model_config")):
+            raise CheckpointError(f"{name} says nothing of the model", "it has no model_config")
+        return meta, name
     number = re.search(r"(\d+)\.\w+$", os.path.basename(source.path))
     metas = sorted(name for name in source.files if re.fullmatch(r"meta_\d+\.json", name))
     names = [f"meta_{number.group(1)}.json"] if number else []
@@ -306,15 +295,9 @@ def _trimmed(
             "the file contradicts itself",
             f"its settings say vocab_size = {ids}, its tensors {rows}",
         )
-    found = dict(tensors)
-    for name, ref in tensors.items():
-        table = name in ("transformer.wte.weight", "lm_head.weight")
-        if not (table or name.startswith("value_embeds.")) or not isinstance(ref, TensorRef):
-            continue
-        if len(ref.shape) == 2 and ref.shape[0] == rows:
-            if ref.stride != contiguous(ref.shape):
-                return tensors
-            found[name] = part(ref, (ids, ref.shape[1]))
+    found = without_padding(tensors, rows, ids)
+    if found is None:
+        return tensors
     spec["vocab_size"] = ids
     notes.inferred.append(f"{rows - ids} of the {rows:,} rows are padding: there are {ids:,} ids")
     return found
@@ -384,7 +367,6 @@ def _tokenizer(
                 kind="tiktoken",
                 name=encoding.name,
                 source=f"{shown_path(path)} names it",
-                vocab_size=_KNOWN.get(encoding.name, 0),
             )
             return hint, encoding
         count = encoding.vocab_size
@@ -412,15 +394,3 @@ def _tokenizer(
         "until then only ids are shown"
     )
     return TokenizerHint(kind="none", source="no tokenizer.pkl found", vocab_size=ids), None
-
-
-_KNOWN = {"gpt2": 50257, "r50k_base": 50257, "cl100k_base": 100277}
-
-
-def _special_ids(encoding: PickledEncoding | None) -> Mapping[str, int]:
-    if encoding is None:
-        return {}
-    if encoding.registered:
-        ends = {"gpt2": 50256, "r50k_base": 50256, "cl100k_base": 100257}
-        return {_GPT2_END: ends[encoding.name]} if encoding.name in ends else {}
-    return encoding.special
