@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tui_chat.errors import CheckpointError
-from tui_chat.model.build import Model, build
+from tui_chat.model.build import build
+from tui_chat.model.decoder import Decoder
 from tui_chat.model.spec import ModelSpec
 
 from .oracle import Oracle
@@ -18,16 +19,16 @@ from .tiny import SMALL, SPECS, random_weights, weights_of
 torch.set_num_threads(1)
 
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
-_MODELS: dict[str, Model] = {}
+_MODELS: dict[str, Decoder] = {}
 
 
-def model(name: str) -> Model:
+def model(name: str) -> Decoder:
     if name not in _MODELS:
-        _MODELS[name] = build(SPECS[name], weights_of(name))
+        _MODELS[name] = Decoder(SPECS[name], weights_of(name))
     return _MODELS[name]
 
 
-def uncached(model: Model, ids: list[int]) -> Tensor:
+def uncached(model: Decoder, ids: list[int]) -> Tensor:
     """Logits after every id, in one piece on an empty cache."""
     return model.forward_all(ids, model.new_cache())
 
@@ -61,6 +62,21 @@ def test_one_by_one_equals_all_at_once(name: str) -> None:
     cache = running.new_cache()
     stepped = torch.stack([running.forward([token], cache) for token in ids])
     torch.testing.assert_close(stepped, uncached(running, ids), **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_several_sequences_at_once_get_what_each_gets_alone(name: str) -> None:
+    running = model(name)
+    starts = [[5], [9, 31, 2, 44, 17, 8, 1], [3] * 20]
+    caches = [running.new_cache() for _ in starts]
+    for ids, cache in zip(starts, caches, strict=True):
+        running.forward(ids, cache)
+    for tokens in ([7, 8, 9], [40, 41, 42], [0, 60, 30]):
+        found = running.forward_each(tokens, caches)
+        for ids, token, row in zip(starts, tokens, found, strict=True):
+            ids.append(token)
+            torch.testing.assert_close(row, uncached(running, ids)[-1], **TOLERANCE)
+    assert [cache.tokens for cache in caches] == starts
 
 
 @pytest.mark.parametrize("name", sorted(SPECS))

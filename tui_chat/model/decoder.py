@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tui_chat.errors import CheckpointError
+from tui_chat.model.batch import next_tokens
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import mask
 from tui_chat.model.linear import Precision
@@ -60,23 +61,32 @@ class Decoder:
             cache.reserve(len(cache) + 1)
             logits = self._one(ids[0], cache)
         else:
-            logits = self._logits(self._many(ids, cache)[-1:])[0]
+            logits = self._parts.logits(self._many(ids, cache)[-1:])[0]
         cache.append(ids)
         return logits
 
     @torch.inference_mode()
     def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits after each of `ids`: (len(ids), vocab_size) float32. Appends to the cache."""
-        logits = self._logits(self._many(ids, cache))
+        logits = self._parts.logits(self._many(ids, cache))
         cache.append(ids)
         return logits
 
-    def _logits(self, x: Tensor) -> Tensor:
-        parts = self._parts
-        if parts.final_norm is not None:
-            x = parts.final_norm.many(x)
-        logits = parts.head.many(x).float()
-        return logits if parts.shape_logits is None else parts.shape_logits(logits)
+    @torch.inference_mode()
+    def forward_each(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        """Logits after `ids[i]` behind `caches[i]`: (len(ids), vocab_size) float32. Appends to the
+        caches, which are different ones.
+        """
+        experts = self.spec.experts
+        if len(ids) == 1 or (experts is not None and experts.capacity_factor > 0):
+            # Those who share a call would take the room of one another's experts.
+            return torch.stack([self.forward((i,), c) for i, c in zip(ids, caches, strict=True)])
+        for cache in caches:
+            cache.reserve(len(cache) + 1)
+        logits = next_tokens(self._parts, ids, caches)
+        for token, cache in zip(ids, caches, strict=True):
+            cache.append((token,))
+        return logits
 
     def _many(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """(T, n_embd) after the last layer, for any number of ids."""

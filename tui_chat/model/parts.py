@@ -79,6 +79,13 @@ class Parts(NamedTuple):
     attend: Attention
     shape_logits: Map | None
 
+    def logits(self, x: Tensor) -> Tensor:
+        """After the last layer: (T, n_embd) -> (T, vocab_size) float32."""
+        if self.final_norm is not None:
+            x = self.final_norm.many(x)
+        logits = self.head.many(x).float()
+        return logits if self.shape_logits is None else self.shape_logits(logits)
+
     def turn(self, qk: Tensor, block: Block, angles: Tensor | None) -> None:
         """Norm and rotate q and k in place, in the order of the spec. (T, n_head + n_kv_head,
         head_dim); `angles` are the rows of these positions.

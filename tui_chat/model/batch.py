@@ -1,0 +1,80 @@
+"""The next token of several sequences at once: their rows go through each matrix together.
+
+Where a model is large, a step costs what reading its weights costs, and that is paid once for all.
+Attention is each sequence's own, over its own cache, so that sequences of any length go together.
+The same layers as in step.py and Decoder, written for one row of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tui_chat.model.cache import KVCache
+from tui_chat.model.parts import Block, Parts
+
+
+def next_tokens(parts: Parts, tokens: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+    """Logits after one more token in each sequence: (B, vocab_size) float32.
+
+    The caches are those of `parts`; each has room, and appends its token later.
+    """
+    spec = parts.spec
+    n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
+    heres = [len(cache) for cache in caches]
+    places = torch.tensor(heres, device=parts.device)
+    x = parts.embed.many(torch.tensor(tokens, device=parts.device))
+    if spec.embed_scale != 1.0:
+        x = x * spec.embed_scale
+    if parts.position is not None:
+        x = x + parts.position[places]
+    if parts.embed_norm is not None:
+        x = parts.embed_norm.many(x)
+    slots = [cache.slots(1) for cache in caches]
+    rows = [cache.rows(here + 1) for cache, here in zip(caches, heres, strict=True)]
+    angles: dict[int, Tensor] = {}  # layers share tables
+    for at, block in enumerate(parts.blocks):
+        normed = block.attn_norm.many(x)
+        heads = block.qkv.many(normed).view(len(caches), n_head + 2 * n_kv, dim)
+        table = block.angles
+        if table is not None and id(table) not in angles:
+            angles[id(table)] = table[places]
+        turned = None if table is None else angles[id(table)]
+        parts.turn(heads[:, : n_head + n_kv], block, turned)
+        mixed = torch.cat(
+            [
+                _attend(parts, block, heads[i], slots[i][at], *rows[i][2 * at : 2 * at + 2])
+                for i in range(len(caches))
+            ]
+        )
+        if block.out is not None:
+            mixed = block.out.many(mixed)
+        if block.attn_post is not None:
+            mixed = block.attn_post.many(mixed)
+        seen = x + mixed if spec.residual == "serial" else x
+        if block.mlp_norm is not None:
+            normed = block.mlp_norm.many(seen)
+        made = block.mlp(normed)
+        if block.mlp_post is not None:
+            made = block.mlp_post.many(made)
+        x = seen + made if spec.residual == "serial" else x + mixed + made
+    return parts.logits(x)
+
+
+def _attend(
+    parts: Parts, block: Block, heads: Tensor, slot: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """One sequence's attention in one layer: heads (n_head + 2 n_kv_head, head_dim), of which keys
+    and values go to `slot` first -> (1, n_head * head_dim).
+    """
+    spec = parts.spec
+    n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
+    slot.copy_(heads[n_head:].view(2, 1, n_kv, 1, dim))
+    length, window = keys.shape[2], block.window
+    if 0 < window < length:
+        keys = keys.narrow(2, length - window, window)
+        values = values.narrow(2, length - window, window)
+    q = heads[:n_head].view(1, n_kv, n_head // n_kv, dim)
+    return parts.attend(q, keys, values, None, False).reshape(1, -1)
