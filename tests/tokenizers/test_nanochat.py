@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import pickletools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ import tiktoken
 
 from tui_chat.checkpoint.encodings import read_encoding
 from tui_chat.errors import CheckpointError
+from tui_chat.tokenizers import foreign
+from tui_chat.tokenizers.bpe import PIECE
+from tui_chat.tokenizers.foreign import ForeignBpe
 from tui_chat.tokenizers.nanochat import is_known, open_nanochat
 from tui_chat.tokenizers.stream import TextStream
 
@@ -27,6 +32,17 @@ def saved(path: Path, encoding: object, protocol: int | None = None) -> str:
     return str(path)
 
 
+GOOD = {"name": "x", "pat_str": ".", "mergeable_ranks": BYTES, "special_tokens": {"<|bos|>": 256}}
+
+
+def write(path: str, state: dict[str, object]) -> None:
+    """An encoding with a state, as pickle writes it."""
+    head = b"\x80\x04\x8c\rtiktoken.core\x8c\x08Encoding\x93)\x81"
+    body = pickle.dumps(state, 4)[2:]
+    body = body[9:] if body[:1] == b"\x95" else body
+    Path(path).write_bytes(head + body[:-1] + b"b.")
+
+
 @pytest.mark.parametrize("row", REFERENCE["encode"], ids=lambda row: repr(row["text"]))
 def test_text_gets_the_ids_that_the_trainer_gives_it(row: dict[str, Any]) -> None:
     tokenizer = open_nanochat(str(PICKLE))
@@ -35,6 +51,17 @@ def test_text_gets_the_ids_that_the_trainer_gives_it(row: dict[str, Any]) -> Non
     assert tokenizer.decode(row["ids"]) == row["decoded"]
     stream = TextStream(tokenizer)
     assert "".join(map(stream.push, row["ids"])) + stream.flush() == row["decoded"]
+
+
+def test_a_long_text_gets_the_ids_it_has_in_one_piece() -> None:
+    tokenizer = open_nanochat(str(PICKLE))
+    held = read_encoding(str(PICKLE))
+    whole = tiktoken.Encoding(
+        "x", pat_str=held.pattern, mergeable_ranks=held.ranks, special_tokens={}
+    )
+    for line in ("So.\n\n", "it's 123 (no!)\r\n", "ab cd\n", "a  b\n\n \n"):
+        text = line * (2 * PIECE // len(line) + 3)
+        assert tokenizer.encode(text) == whole.encode_ordinary(text)
 
 
 def test_control_tokens_are_known_and_never_spelled() -> None:
@@ -56,6 +83,31 @@ def test_any_encoding_that_python_can_pickle(tmp_path: Path, protocol: int) -> N
     text = "ababc 1234 ä\n"
     assert tokenizer.encode(text) == encoding.encode_ordinary(text)
     assert (tokenizer.name, tokenizer.vocab_size) == ("own", 259)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"(\w+\s?)*\d|\w|\W", "word " * 9_000),
+        (r"(?=(a+)+$)a|b|\d", "a" * 60 + "b"),
+        (r"(?<=(a|aa)*)(?!(a|aa)*$)a|.", "a" * 2_000),
+    ],
+)
+def test_a_pattern_that_may_never_end_cannot_hold_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, text: str
+) -> None:
+    monkeypatch.setattr(foreign, "SECONDS", 0.5)
+    path = str(tmp_path / "tokenizer.pkl")
+    write(path, GOOD | {"pat_str": pattern})
+    began = time.monotonic()
+    with contextlib.suppress(CheckpointError):
+        tokenizer = open_nanochat(path)
+        assert isinstance(tokenizer, ForeignBpe)
+        assert tokenizer.encode("b1")
+        with contextlib.suppress(CheckpointError):
+            tokenizer.encode(text)
+        assert tokenizer.encode("b2") == [98, 50]  # and goes on
+    assert time.monotonic() - began < 60
 
 
 def test_an_encoding_that_tiktoken_knows_is_pickled_as_its_name(
@@ -83,9 +135,6 @@ def test_the_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     assert read_encoding(path).name == "another"
 
 
-GOOD = {"name": "x", "pat_str": ".", "mergeable_ranks": BYTES, "special_tokens": {"<|bos|>": 256}}
-
-
 @pytest.mark.parametrize(
     ("state", "says"),
     [
@@ -108,13 +157,10 @@ GOOD = {"name": "x", "pat_str": ".", "mergeable_ranks": BYTES, "special_tokens":
 def test_tables_that_cannot_be_are_refused(
     tmp_path: Path, state: dict[str, object], says: str
 ) -> None:
-    path = tmp_path / "tokenizer.pkl"
-    # A call of tiktoken.core.Encoding with a state, as pickle writes it.
-    head = b"\x80\x04\x8c\rtiktoken.core\x8c\x08Encoding\x93)\x81"
-    body = pickle.dumps(state, 4)[2:]
-    path.write_bytes(head + (body[9:] if body[:1] == b"\x95" else body)[:-1] + b"b.")
+    path = str(tmp_path / "tokenizer.pkl")
+    write(path, state)
     with pytest.raises(CheckpointError, match=says):
-        open_nanochat(str(path))
+        open_nanochat(path)
 
 
 @pytest.mark.parametrize("found", [{"stoi": {}}, [1, 2], "text", None])

@@ -157,6 +157,9 @@ def pieces(text: str, size: int = PIECE) -> Iterable[str]:
         end = begin + size
         for at in range(end, max(begin, end - size // 2), -1):
             if text[at].isspace() and not text[at - 1].isspace():
+                # In GPT-4's split, ends of lines belong to the signs before them.
+                if text[at] in "\r\n" and not text[at - 1].isalnum():
+                    continue
                 end = at
                 break
         yield text[begin:end]
