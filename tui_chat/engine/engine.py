@@ -27,7 +27,7 @@ from tui_chat.engine.events import (
     Stepped,
     WindowMoved,
 )
-from tui_chat.engine.generate import check_ids, prefill, reuse, score
+from tui_chat.engine.generate import check_ids, prefill, reusable, reuse, score
 from tui_chat.engine.load import LoadedCheckpoint
 from tui_chat.engine.stops import StopText
 from tui_chat.engine.window import ContextWindow, Fitted
@@ -172,7 +172,7 @@ class Reply:
         sent = lane.window.fit(self.prompt, self._params.max_new_tokens)
         check_ids(checkpoint.model, sent.ids)
         self._sent = len(sent.ids)
-        self._reused = min(lane.cache.common_prefix(sent.ids), len(sent.ids) - 1)
+        self._reused = reusable(checkpoint.model, lane.cache, sent.ids)
         yield Started(
             request_id=self.request_id,
             lane=lane.name,

@@ -34,14 +34,27 @@ def check_ids(model: Model, ids: Sequence[int]) -> None:
         )
 
 
-def reuse(model: Model, cache: KVCache, ids: Sequence[int]) -> int:
-    """Cut the cache down to what it shares with `ids`; returns how many tokens that is (less
-    than all).
+def at_once(model: Model) -> bool:
+    """Whether a prompt has to be read in a single call: where experts have a capacity, what a
+    position gets depends on the positions it is read with.
     """
+    experts = model.spec.experts
+    return not model.incremental or (experts is not None and experts.capacity_factor > 0)
+
+
+def reusable(model: Model, cache: KVCache, ids: Sequence[int]) -> int:
+    """How many tokens of `ids` need not be read again because the cache holds them (less than
+    all).
+    """
+    if model.incremental and at_once(model):
+        return 0
     # The last id is always run again: its logits are wanted.
-    shared = min(cache.common_prefix(ids), len(ids) - 1)
-    cache.truncate(shared)
-    return shared
+    return min(cache.common_prefix(ids), len(ids) - 1)
+
+
+def reuse(model: Model, cache: KVCache, ids: Sequence[int]) -> None:
+    """Cut the cache down to what can be kept of it for `ids`."""
+    cache.truncate(reusable(model, cache, ids))
 
 
 def prefill(
@@ -52,7 +65,7 @@ def prefill(
     Yields how many are done; with the last chunk also the logits that follow, (vocab_size,).
     """
     done = len(cache)
-    chunk = PREFILL_CHUNK if model.incremental else len(ids)
+    chunk = len(ids) if at_once(model) else PREFILL_CHUNK
     while done < len(ids):
         logits = model.forward(ids[done : done + chunk], cache)
         done = min(done + chunk, len(ids))
@@ -62,7 +75,7 @@ def prefill(
 def score(model: Model, ids: Sequence[int], offered: int) -> Iterator[list[float]]:
     """Log-probability of each id but the first, given those before it, chunk by chunk."""
     cache = model.new_cache()
-    chunk = PREFILL_CHUNK if model.incremental else len(ids)
+    chunk = len(ids) if at_once(model) else PREFILL_CHUNK
     for start in range(0, len(ids) - 1, chunk):
         piece = list(ids[start : start + chunk])
         targets = list(ids[start + 1 : start + 1 + len(piece)])

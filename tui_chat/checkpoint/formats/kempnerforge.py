@@ -384,8 +384,8 @@ def _experts(said: Settings, shown: Shown, warnings: list[str]) -> Experts:
     capacity = said.number("moe_capacity_factor", 0.0)
     if capacity > 0:
         warnings.append(
-            f"moe_capacity_factor {capacity:g} acts on each call: a long prompt, which is read in "
-            "pieces, may lose other positions' experts than if read at once"
+            f"moe_capacity_factor {capacity:g} lets an expert take few positions of one call: a "
+            "prompt is read anew and at once for each reply, and a reply differs from it when read"
         )
     return Experts(
         count=shown.experts,
