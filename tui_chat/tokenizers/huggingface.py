@@ -17,11 +17,17 @@ import zlib
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from tui_chat.checkpoint.files import shown_name
 from tui_chat.child import Child, Ended, Refused, Request
 from tui_chat.errors import CheckpointError
+from tui_chat.tokenizers.converted import tokenizer_json
 
 SECONDS, MEGABYTES = 4.0, 400
-_TEXT_PER_SECOND = 500_000  # characters; a long text may take its time
+# What a large vocabulary or a long text may take beyond that. Measured: a tokenizer.json of 30 MB
+# with 262,000 pieces takes 2 seconds and 450 MB, a million characters of text 2 seconds.
+_FILE_PER_SECOND = 10_000_000  # bytes
+_MEMORY_PER_BYTE = 18
+_TEXT_PER_SECOND = 250_000  # characters
 
 # A piece of a rendered template: ordinary text, or a control token by its text.
 Part = str | tuple[str]
@@ -48,14 +54,16 @@ class HuggingFace:
         """
         self.name = name
         self._content = content
+        self._first: bytes | None = content()
+        size = len(self._first)
         self._rows = rows
         self._checksum: int | None = None
         self._secret = f"q{secrets.token_hex(8)}x"
         self._child = Child(
             "tui_chat.tokenizers.served",
             ("tokenizers",),
-            seconds=SECONDS,
-            megabytes=MEGABYTES,
+            seconds=SECONDS + size / _FILE_PER_SECOND,
+            megabytes=MEGABYTES + size * _MEMORY_PER_BYTE // 2**20,
             opening=self._opening,
         )
         title = f"cannot use the tokenizer {name}"
@@ -97,7 +105,8 @@ class HuggingFace:
         self._child.close()
 
     def _opening(self) -> Request:
-        content = self._content()
+        content = self._content() if self._first is None else self._first
+        self._first = None
         checksum = zlib.crc32(content)
         if self._checksum not in (None, checksum):
             raise Refused("its file has changed since it was opened")
@@ -185,6 +194,12 @@ class HuggingFace:
             found += piece
             first = False
         return found.decode("utf-8", "replace")
+
+
+def open_huggingface(path: str, *, rows: int = 0, hidden: bool = False) -> HuggingFace:
+    """The tokenizer at `path`: a tokenizer.json, or the files from which one can be made
+    (converted.py). Raises CheckpointError."""
+    return HuggingFace(shown_name(path), lambda: tokenizer_json(path), rows=rows, hidden=hidden)
 
 
 def open_content(name: str, content: Mapping[str, object], *, rows: int = 0) -> HuggingFace:

@@ -31,10 +31,10 @@ def open_tokenizer(hint: TokenizerHint, spec: ModelSpec, *, beside: str = "") ->
 def _opened(hint: TokenizerHint, spec: ModelSpec, beside: str) -> Tokenizer:
     if hint.kind == "chars":
         return open_characters(hint.path)
-    if hint.kind == "tokenizer.json":
-        from tui_chat.tokenizers.tokenizer_json import open_tokenizer_json
+    if hint.kind in ("tokenizer.json", "sentencepiece"):
+        from tui_chat.tokenizers.huggingface import open_huggingface
 
-        return open_tokenizer_json(hint.path, hidden=hint.drop_special)
+        return open_huggingface(hint.path, rows=spec.vocab_size, hidden=hint.drop_special)
     if hint.kind == "gguf":
         from tui_chat.tokenizers.gguf import open_gguf
 
