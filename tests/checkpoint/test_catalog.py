@@ -54,7 +54,9 @@ def test_a_run_directory_opens_at_its_newest_step_or_the_one_asked_for(
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint"):
         catalog.describe(str(tmp_path / "empty"))
-    with pytest.raises(CheckpointError, match=r"runs in it, such as /.*/run\."):
+    assert catalog.describe(str(tmp_path)).label == "run/200"  # there is but one run in it
+    nanogpt(name="other/ckpt.pt")
+    with pytest.raises(CheckpointError, match=r"runs in it, such as /.*/other, /.*/run\."):
         catalog.describe(str(tmp_path))
 
 

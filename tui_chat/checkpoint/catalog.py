@@ -147,11 +147,14 @@ def _chosen(path: str, step: int | None, settings: Mapping[str, object], config_
     if own and step in (None, own[0].step):
         return path
     if not entries:
-        inside = [shown_path(run.path) for run in itertools.islice(scanner.scan([path]), 3)]
+        runs = list(itertools.islice(scanner.scan([path]), 3))
+        if len(runs) == 1:  # there is no doubt which one is meant
+            return _chosen(runs[0].path, step, settings, config_file)
+        inside = ", ".join(shown_path(run.path) for run in runs)
         raise CheckpointError(
             f"there is no checkpoint in {name}",
             f"no file in it ends in {', '.join(SUFFIXES)}",
-            f"Name one of the runs in it, such as {', '.join(inside)}" if inside else "",
+            f"Name one of the runs in it, such as {inside}" if inside else "",
         )
     if step is not None:
         chosen = [entry for entry in entries if entry.step == step]

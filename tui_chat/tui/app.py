@@ -24,7 +24,7 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from tui_chat import settings as settings_module
-from tui_chat.checkpoint.info import Run
+from tui_chat.checkpoint.info import CheckpointInfo, Run
 from tui_chat.conversation import Conversation
 from tui_chat.engine import events as ev
 from tui_chat.engine.worker import Worker
@@ -96,6 +96,11 @@ class Program:
         from tui_chat.checkpoint import catalog
 
         return catalog.scan(self.roots())
+
+    def describe(self, path: str) -> CheckpointInfo:
+        from tui_chat.checkpoint import catalog
+
+        return catalog.describe(path)
 
     def places(self) -> list[tuple[str, str]]:
         return [

@@ -24,8 +24,9 @@ from tui_chat.tui.actions import ACTIONS, short_key
 from tui_chat.tui.chat import Chat
 from tui_chat.tui.chat_view import Keeper
 from tui_chat.tui.commands import parse_slash, suggestions
-from tui_chat.tui.screens.chat_actions import WIDE, ChatActions, Services
+from tui_chat.tui.screens.chat_actions import WIDE, ChatActions
 from tui_chat.tui.screens.chats import ChatShelf
+from tui_chat.tui.screens.services import Services
 from tui_chat.tui.transcript import WELCOME, block_of, blocks_of, receipt_line
 from tui_chat.tui.widgets.conversation_view import Block, ConversationView
 from tui_chat.tui.widgets.prompt import Prompt

@@ -5,26 +5,26 @@ lead to them, and the slash commands.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widget import Widget
 
-from tui_chat.checkpoint.info import Run
-from tui_chat.conversation import Conversation, Mode
+from tui_chat.conversation import Mode
 from tui_chat.errors import TuiChatError
-from tui_chat.sampling import SamplingParams, chain
+from tui_chat.sampling import chain
 from tui_chat.settings import user_path
 from tui_chat.tui.actions import ACTIONS, BY_SLASH
 from tui_chat.tui.chat import Chat
 from tui_chat.tui.clipboard import OSC52, copy
 from tui_chat.tui.commands import turned
+from tui_chat.tui.screens.card import CheckpointCard
 from tui_chat.tui.screens.chats import ChatShelf, ChatsScreen
 from tui_chat.tui.screens.dialogs import ConfirmDialog, LineDialog, TextDialog
 from tui_chat.tui.screens.help import HelpScreen
 from tui_chat.tui.screens.picker import CheckpointPicker
+from tui_chat.tui.screens.services import Services
 from tui_chat.tui.screens.themes import ThemeSheet
 from tui_chat.tui.widgets.conversation_view import ConversationView
 from tui_chat.tui.widgets.prompt import Prompt
@@ -34,24 +34,6 @@ from tui_chat.tui.widgets.sampling_panel import SamplingPanel
 
 # Columns from which the panel stands beside the transcript, which keeps 76 of them.
 WIDE = 114
-
-
-class Services(Protocol):
-    """What the screen needs of the program around it."""
-
-    def scan(self) -> Iterator[Run]: ...
-    def roots(self) -> tuple[str, ...]: ...
-    def places(self) -> list[tuple[str, str]]: ...
-    def load_chat(self, chat_id: str) -> tuple[Conversation, SamplingParams | None]: ...
-    def themes(self) -> Sequence[str]: ...
-    def prompt_history(self) -> Sequence[str]: ...
-    def remember(
-        self,
-        *,
-        checkpoint: str | None = None,
-        chat: str | None = None,
-        panel_open: bool | None = None,
-    ) -> None: ...
 
 
 class ChatActions(Screen[None]):
@@ -148,10 +130,21 @@ class ChatActions(Screen[None]):
             self.prompt.focus()
 
         current = self.chat.loaded.info.path if self.chat.loaded else ""
-        self.app.push_screen(
-            CheckpointPicker(self._services.scan, current=current, roots=self._services.roots()),
-            chosen,
+        picker = CheckpointPicker(
+            self._services.scan,
+            self._services.describe,
+            current=current,
+            roots=self._services.roots(),
         )
+        self.app.push_screen(picker, chosen)
+
+    def action_card(self) -> None:
+        """What was understood of the open checkpoint, and from what."""
+        loaded = self.chat.loaded
+        if loaded is None:
+            self.say("No checkpoint is open. Ctrl+O opens one.")
+        else:
+            self.app.push_screen(CheckpointCard(lambda: loaded.info))
 
     def action_sampling(self) -> None:
         """Show and focus the panel; again, from within it: hide it or go back to the prompt."""

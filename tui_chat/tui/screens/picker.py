@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.widgets import Input
 
-from tui_chat.checkpoint.info import CatalogEntry, Run
+from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
 from tui_chat.display import one_line, visible
 from tui_chat.settings import user_path
 from tui_chat.tui.rows import checkpoint_rows
+from tui_chat.tui.screens.card import CheckpointCard
 from tui_chat.tui.screens.sheet import Sheet
-from tui_chat.tui.widgets.row_list import Row
+from tui_chat.tui.widgets.row_list import Row, RowList
 
 Scan = Callable[[], Iterator[Run]]
+Describe = Callable[[str], CheckpointInfo]
 
 
 class CheckpointPicker(Sheet):
@@ -29,15 +32,19 @@ class CheckpointPicker(Sheet):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+o,f2", "dismiss(None)", show=False, priority=True),
+        Binding("f5", "card", show=False, priority=True),
     ]
 
     TITLE = "Open a checkpoint"
-    KEYS = "type to filter, or a path · Enter opens · Esc closes"
+    KEYS = "type to filter, or a path · Enter opens · F5 all about it · Esc closes"
     FILTER = "filter, or the path of a file or directory"
 
-    def __init__(self, scan: Scan, *, current: str = "", roots: Iterable[str] = ()) -> None:
+    def __init__(
+        self, scan: Scan, describe: Describe, *, current: str = "", roots: Iterable[str] = ()
+    ) -> None:
         super().__init__(current=current)
         self._scan = scan
+        self._describe = describe
         self._roots = tuple(roots)
         self._runs: list[Run] = []
         self._scanning = True
@@ -72,6 +79,13 @@ class CheckpointPicker(Sheet):
         self._runs += runs
         self._scanning = not finished
         self.refill()
+
+    def action_card(self) -> None:
+        """All that is known of the checkpoint under the cursor, or at the path that was typed."""
+        typed = self.query_one(Input).value.strip()
+        path = self.typed(typed, self.query_one(RowList).cursor_key)
+        if path:
+            self.app.push_screen(CheckpointCard(lambda: self._describe(path)))
 
     # ---- the sheet
 
