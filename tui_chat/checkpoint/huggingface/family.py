@@ -57,6 +57,7 @@ class Family:
     flat: tuple[str, ...] = ()  # experts stacked in a third dimension
     renamed: Mapping[str, str] = field(default_factory=dict)  # parts of names, of some models
     position_offset: int = 0  # rows before that of the first position
+    shares_keys: bool = True  # whether several queries may look at one key
     ignored: tuple[str, ...] = ()
     never: tuple[Never, ...] = ()
     more: More | None = None
@@ -117,6 +118,8 @@ def read_family(
     read = Read(dict(family.spec))
     spec = read.spec
     _sizes(settings, read, shown, overrides)
+    if not family.shares_keys:
+        spec["n_kv_head"] = spec["n_head"]
     if "activation" not in spec:
         spec["activation"] = _activation(settings)
     if "norm_eps" not in spec:

@@ -169,6 +169,7 @@ def _falcon(settings: Settings, spec: Spec) -> None:
 
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
+        shares_keys=False,
         names=GPT2_NAMES,
         spec=LEARNED,
         defaults={
@@ -197,6 +198,7 @@ FAMILIES: dict[str, Family] = {
         more=_bigcode,
     ),
     "gpt_neo": Family(
+        shares_keys=False,
         names=_NEO,
         spec=LEARNED,
         defaults={
@@ -210,6 +212,7 @@ FAMILIES: dict[str, Family] = {
         more=_neo,
     ),
     "gptj": Family(
+        shares_keys=False,
         names=_GPTJ,
         spec={**LAYER, "rope_layout": "interleaved", "residual": "parallel", "shared_norm": True},
         defaults={
@@ -223,6 +226,7 @@ FAMILIES: dict[str, Family] = {
         more=_rotary_dim,
     ),
     "codegen": Family(
+        shares_keys=False,
         names=_CODEGEN,
         spec={**LAYER, "rope_layout": "interleaved", "residual": "parallel", "shared_norm": True},
         defaults={
@@ -243,6 +247,7 @@ FAMILIES: dict[str, Family] = {
         more=_rotary_dim,
     ),
     "gpt_neox": Family(
+        shares_keys=False,
         names=_NEOX,
         spec=LAYER,
         defaults={
@@ -259,6 +264,7 @@ FAMILIES: dict[str, Family] = {
         more=lambda settings, spec: parallel(settings, spec, shared=False),
     ),
     "persimmon": Family(
+        shares_keys=False,
         names=_PERSIMMON,
         spec=LAYER,
         defaults={
@@ -273,6 +279,7 @@ FAMILIES: dict[str, Family] = {
         grouped="heads",
     ),
     "opt": Family(
+        shares_keys=False,
         names=_OPT,
         spec={**LEARNED, "norm_eps": 1e-5},
         defaults={"activation_function": "relu", "max_position_embeddings": 2048},
@@ -280,6 +287,7 @@ FAMILIES: dict[str, Family] = {
         more=_opt,
     ),
     "biogpt": Family(
+        shares_keys=False,
         names={**_OPT, "final_norm": "layer_norm", "head": optional("output_projection")},
         spec=LEARNED,
         defaults={
