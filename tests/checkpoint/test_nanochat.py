@@ -257,6 +257,47 @@ def test_a_moved_base_model_is_known_by_the_depth_in_its_settings(save: Save) ->
     assert info.mode == "raw" and info.template.name == ""
 
 
+def test_nanochats_other_tokenizer_is_a_json(save: Save) -> None:
+    path = save(random_weights(rows=320), "chatsft_checkpoints/d3", vocab_size=265)
+    letters = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    letters += range(0x100, 0x100 + 256 - len(letters))
+    names = list(json.loads((FIXTURE / "reference.json").read_text())["special_tokens"])
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    content = {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": 256 + n, "content": name, "special": True, "single_word": False,
+             "lstrip": False, "rstrip": False, "normalized": False}
+            for n, name in enumerate(names)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {**level, "use_regex": True},
+        "post_processor": None,
+        "decoder": {**level, "use_regex": True},
+        "model": {"type": "BPE", "vocab": {chr(c): n for n, c in enumerate(letters)}, "merges": []},
+    }  # fmt: skip
+    folder = path.parents[2] / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    info = catalog.describe(str(path))
+    assert (info.tokenizer.kind, info.mode, info.text_start) == ("tokenizer.json", "chat", (256,))
+    ids = tui_chat.open(str(path)).prompt_ids([{"role": "user", "content": "!"}])
+    assert ids == [256, 257, 0, 258, 259]
+
+
+def test_a_registered_tokenizer_is_known_by_its_name(save: Save) -> None:
+    path = save(random_weights(rows=50304), vocab_size=50257)
+    head = b"\x80\x04\x8c\rtiktoken.core\x8c\x08Encoding\x93)\x81\x8c\x04"
+    path.with_name("tokenizer.pkl").write_bytes(head + b"gpt2b.")
+    info = catalog.describe(str(path))
+    assert (info.tokenizer.kind, info.tokenizer.name) == ("tiktoken", "gpt2")
+    assert (info.text_start, info.stop_ids) == ((50256,), (50256,))
+    path.with_name("tokenizer.pkl").write_bytes(head + b"evilb.")
+    info = catalog.describe(str(path))
+    assert info.tokenizer.kind == "none"
+    assert any("'evil', which is not known" in text for text in info.warnings)
+
+
 def test_another_models_tokenizer_is_not_used(save: Save) -> None:
     path = save(random_weights())
     shutil.copy(FIXTURE / "tokenizer/tokenizer.pkl", path.parent)

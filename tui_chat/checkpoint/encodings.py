@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from tui_chat.checkpoint.archive import read_pickle_file
 from tui_chat.checkpoint.files import Damaged, refused, unopened
-from tui_chat.checkpoint.plain import Opaque
+from tui_chat.checkpoint.plain import Opaque, mapping
+from tui_chat.checkpoint.source import read_json
 
 # What nanochat puts before a conversation and around its turns.
 TURN_TOKENS = (
@@ -80,6 +81,21 @@ def _read(path: str, mtime_ns: int, size: int) -> PickledEncoding:
     if not all(isinstance(text, str) and _is_id(token) for text, token in special.items()):
         raise refused(path, Damaged("its control tokens are not from texts to ids"))
     return PickledEncoding(name[:80], pattern, ranks, special)
+
+
+def read_added(path: str) -> tuple[dict[str, int], int]:
+    """The control tokens of a tokenizer.json, and how many ids it has. Raises CheckpointError."""
+    said = mapping(read_json(path))
+    pieces = mapping(mapping(said.get("model")).get("vocab"))
+    added = said.get("added_tokens")
+    rows = [mapping(row) for row in added] if isinstance(added, list) else []
+    special = {
+        text: token
+        for text, token in ((row.get("content"), row.get("id")) for row in rows)
+        if isinstance(text, str) and _is_id(token) and isinstance(token, int)
+    }
+    ids = [token for token in pieces.values() if isinstance(token, int)]
+    return special, max((*ids, *special.values()), default=-1) + 1
 
 
 def begin_and_ends(special: Mapping[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -16,12 +16,13 @@ from typing import NamedTuple
 from tui_chat.checkpoint.description import Description, agree
 from tui_chat.checkpoint.encodings import (
     TURN_TOKENS,
-    PickledEncoding,
     begin_and_ends,
+    read_added,
     read_encoding,
 )
-from tui_chat.checkpoint.files import shown_path
+from tui_chat.checkpoint.files import Damaged, refused, shown_path
 from tui_chat.checkpoint.gpt2 import matrix, stripped, untied
+from tui_chat.checkpoint.hints import TIKTOKEN_NAMES
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.names import Table, cat, count, optional, partial, removed_words
 from tui_chat.checkpoint.nanochat_eras import (
@@ -101,15 +102,14 @@ def describe(source: Source) -> Description:
     notes = _Notes(removed_words(removed), [], [], [])
     said = mapping(meta.get("model_config"))
     spec = _sizes(source, tensors, said, notes)
-    tokenizer, encoding = _tokenizer(source, _rows(said, spec), notes)
-    tensors = _trimmed(tensors, spec, said, encoding, notes)
+    tokenizer, special = _tokenizer(source, _rows(said, spec), notes)
+    tensors = _trimmed(tensors, spec, said, tokenizer, notes)
     era, why = era_of(tensors)
     notes.inferred.extend(era.notes(why))
     stage = _stage(source, meta, notes)
     check_parts(tensors, spec)
-    ids = encoding.known_special if encoding is not None else {}
-    begin, ends = begin_and_ends(ids)
-    chat = stage != "base" and (encoding is None or all(text in ids for text in TURN_TOKENS))
+    begin, ends = begin_and_ends(special or {})
+    chat = stage != "base" and (special is None or all(text in special for text in TURN_TOKENS))
     if stage != "base" and not chat:
         notes.warnings.append(
             "its tokenizer has none of the tokens that nanochat puts around turns: it can only go "
@@ -280,14 +280,14 @@ def _trimmed(
     tensors: dict[str, object],
     spec: dict[str, object],
     said: Mapping[str, object],
-    encoding: PickledEncoding | None,
+    tokenizer: TokenizerHint,
     notes: _Notes,
 ) -> dict[str, object]:
     """The tensors without the rows that only fill up to a multiple of 64; `spec` gets the rest."""
     rows = whole(spec["vocab_size"])
     ids, exact = _rows(said, spec)
-    if not exact and encoding is not None and not encoding.registered:
-        ids = encoding.vocab_size
+    if not exact and tokenizer.vocab_size:
+        ids = tokenizer.vocab_size
     if ids == rows:
         return tensors
     if not 0 < ids < rows:
@@ -350,43 +350,24 @@ _PLACES = ("", "tokenizer", "../../tokenizer", "../tokenizer", "..")
 
 def _tokenizer(
     source: Source, rows: tuple[int, bool], notes: _Notes
-) -> tuple[TokenizerHint, PickledEncoding | None]:
+) -> tuple[TokenizerHint, Mapping[str, int] | None]:
+    """The tokenizer, and its control tokens where it was found."""
     ids, exact = rows
     others: list[str] = []
     for folder in _PLACES:
-        path = source.near(folder, "tokenizer.pkl")
-        if not path:
-            continue
-        try:
-            encoding = read_encoding(path)
-        except CheckpointError as error:
-            others.append(f"{shown_path(path)} cannot be read: {error.found}")
-            continue
-        if encoding.registered:
-            hint = TokenizerHint(
-                kind="tiktoken",
-                name=encoding.name,
-                source=f"{shown_path(path)} names it",
-            )
-            return hint, encoding
-        count = encoding.vocab_size
-        if count == ids or (not exact and ids - 64 < count < ids):
-            hint = TokenizerHint(
-                kind="nanochat",
-                name=encoding.name,
-                path=path,
-                source=f"{shown_path(path)} has as many ids as the model",
-                vocab_size=count,
-            )
-            return hint, encoding
-        others.append(f"{shown_path(path)} has {count:,} ids")
-    for folder in _PLACES:
-        path = source.near(folder, "tokenizer.json")
-        if path:
-            hint = TokenizerHint(
-                kind="tokenizer.json", path=path, source=f"{shown_path(path)} beside", vocab_size=0
-            )
-            return hint, None
+        for name in ("tokenizer.pkl", "tokenizer.json"):
+            path = source.near(folder, name)
+            if not path:
+                continue
+            try:
+                hint, special = _read(path)
+            except CheckpointError as error:
+                others.append(f"{shown_path(path)} cannot be read: {error.found}")
+                continue
+            count = hint.vocab_size
+            if hint.kind == "tiktoken" or count == ids or (not exact and ids - 64 < count < ids):
+                return hint, special
+            others.append(f"{shown_path(path)} has {count:,} ids")
     notes.warnings.append(
         f"no tokenizer found for {ids:,} ids"
         + (f" ({'; '.join(others)[:300]})" if others else "")
@@ -394,3 +375,25 @@ def _tokenizer(
         "until then only ids are shown"
     )
     return TokenizerHint(kind="none", source="no tokenizer.pkl found", vocab_size=ids), None
+
+
+def _read(path: str) -> tuple[TokenizerHint, Mapping[str, int]]:
+    """A tokenizer.pkl, or the tokenizer.json of nanochat's other tokenizer class. Raises
+    CheckpointError."""
+    where = f"{shown_path(path)} has as many ids as the model"
+    if path.endswith(".json"):
+        special, count = read_added(path)
+        return (
+            TokenizerHint(kind="tokenizer.json", path=path, source=where, vocab_size=count),
+            special,
+        )
+    found = read_encoding(path)
+    if not found.registered:
+        kept = TokenizerHint(
+            kind="nanochat", name=found.name, path=path, source=where, vocab_size=found.vocab_size
+        )
+        return kept, found.special
+    if found.name not in TIKTOKEN_NAMES:
+        raise refused(path, Damaged(f"it names the encoding {found.name!r}, which is not known"))
+    named = f"{shown_path(path)} names it"
+    return TokenizerHint(kind="tiktoken", name=found.name, source=named), found.known_special
