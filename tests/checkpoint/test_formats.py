@@ -117,7 +117,7 @@ def test_a_bare_state_dict_of_nanogpt_opens(gpt: Make, tmp_path: Path) -> None:
 )
 def test_prefixes_of_wrappers_are_removed_and_said(prefix: str, nanogpt: Save, gpt: Make) -> None:
     info = catalog.describe(nanogpt({prefix + name: w for name, w in gpt().items()}))
-    assert any("removed" in warning for warning in info.warnings)
+    assert any("removed" in note for note in info.inferred)
     assert (
         catalog.describe(nanogpt(gpt(bias=False), "b/ckpt.pt"))
         .warnings[0]
@@ -224,7 +224,7 @@ def test_files_from_before_the_output_matrix_add_the_heads_directly(tmp_path: Pa
     torch.save({"model_state_dict": found, "cfg": {"n_head": 2}}, tmp_path / "a.pt")
     info = catalog.describe(str(tmp_path / "a.pt"))
     assert info.spec.attention_output is False
-    assert any("attn.proj" in warning for warning in info.warnings)
+    assert any("attn.proj" in note for note in info.inferred)
 
 
 def test_a_lost_head_is_noticed(tmp_path: Path) -> None:

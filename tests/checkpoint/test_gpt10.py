@@ -145,13 +145,13 @@ def test_the_form_of_gelu_is_said_to_be_a_guess_and_can_be_given(tmp_path: Path)
     written = course()
     written["ln_f.weight"] *= 30  # the two forms are close to each other
     path = saved(tmp_path, written)
-    assert any("--config activation=gelu" in w for w in catalog.describe(path).warnings)
+    assert any("--config activation=gelu" in w for w in catalog.describe(path).defaults)
     exact, tanh = reference(written, gelu="none"), reference(written)
     assert (exact - tanh).abs().max() > 1e-3
     found = logits(path, activation="gelu")
     assert (found - exact).abs().max() < 0.1 * (exact - tanh).abs().max()
     assert not any(
-        "GELU" in w for w in catalog.describe(path, config={"activation": "gelu"}).warnings
+        "GELU" in w for w in catalog.describe(path, config={"activation": "gelu"}).defaults
     )
 
 
@@ -173,9 +173,9 @@ def test_missing_heads_are_those_of_the_class_and_said(tmp_path: Path) -> None:
     path = saved(tmp_path, course(), config=settings(n_heads=None))
     info = catalog.describe(path)
     assert info.spec.n_head == 12
-    assert any("12 is the default" in warning for warning in info.warnings)
+    assert any("12 is the default" in note for note in info.defaults)
     told = catalog.describe(path, config={"n_head": HEADS})
-    assert not any("default" in warning for warning in told.warnings)
+    assert not any("12 is the default" in note for note in told.defaults)
     torch.testing.assert_close(
         logits(path, n_head=HEADS), reference(course()), atol=2e-4, rtol=1e-4
     )
@@ -185,7 +185,7 @@ def test_bare_weights_open_by_their_names_with_a_guess(tmp_path: Path) -> None:
     torch.save(course(width=128), tmp_path / "weights.pt")
     info = catalog.describe(str(tmp_path / "weights.pt"))
     assert (info.format, info.spec.n_head) == ("GPT10.4", 2)
-    assert any("width 128 / 64" in warning for warning in info.warnings)
+    assert any("width 128 / 64" in note for note in info.inferred)
 
 
 def test_a_config_in_other_words_is_not_filled_up_with_defaults(tmp_path: Path) -> None:

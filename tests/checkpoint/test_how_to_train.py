@@ -126,15 +126,14 @@ def test_each_era_is_told_by_its_table(heads: int, halves: bool, tmp_path: Path)
     assert info.spec.n_head == heads
     # Heads of two numbers turn alike in every era; older tables are without doubt.
     doubtful = not halves and heads < 12
-    assert any("cannot be told" in warning for warning in info.warnings) is doubtful
+    assert any("cannot be told" in note for note in info.inferred) is doubtful
 
 
 def test_the_two_layouts_differ_so_that_telling_them_matters(tmp_path: Path) -> None:
     path = saved(tmp_path, trained())
     assert (logits(path) - logits(path, rope_layout="half")).abs().max() > 0.01
-    assert not any(
-        "rotary" in w for w in catalog.describe(path, config={"rope_layout": "half"}).warnings
-    )
+    told = catalog.describe(path, config={"rope_layout": "half"})
+    assert not any("cannot be told" in note for note in told.inferred)
 
 
 @pytest.mark.parametrize("halves", [True, False])
@@ -146,7 +145,7 @@ def test_a_table_of_another_base_is_followed_and_said(
     path = saved(tmp_path, written)
     info = catalog.describe(path)
     assert info.spec.rope_theta == pytest.approx(theta, rel=1e-3)
-    assert any(f"has the base {theta:g}" in warning for warning in info.warnings)
+    assert any(f"has the base {theta:g}" in note for note in info.inferred)
     wanted = reference(written, 3, halves=halves)
     torch.testing.assert_close(logits(path), wanted, atol=2e-4, rtol=1e-4)
 
@@ -207,16 +206,16 @@ def test_without_a_length_the_scripts_own_is_taken_and_said(
     path = saved(tmp_path, trained(), config=left)
     info = catalog.describe(path)
     assert (info.spec.context_length, info.spec.n_head, info.spec.n_embd) == (128, 3, WIDTH)
-    assert any("max_seq_len" in warning for warning in info.warnings)
+    assert any("max_seq_len" in note for note in info.defaults)
     told = catalog.describe(path, config={"context_length": 48})
     assert told.spec.context_length == 48
-    assert not any("max_seq_len" in warning for warning in told.warnings)
+    assert not any("max_seq_len" in note for note in told.defaults)
 
 
 def test_the_context_ends_where_the_table_does(tmp_path: Path) -> None:
     info = catalog.describe(saved(tmp_path, trained(), config=GPTConfig(max_seq_len=4096)))
     assert info.spec.context_length == TABLE
-    assert any("4096" in warning for warning in info.warnings)
+    assert any("4096" in note for note in info.inferred)
 
 
 def test_a_config_that_contradicts_the_table_is_refused_with_both_numbers(tmp_path: Path) -> None:

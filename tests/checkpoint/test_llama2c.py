@@ -105,7 +105,7 @@ def _args(**changes: object) -> dict[str, object]:
 
 def test_int8_values_are_multiplied_by_the_scale_of_their_group() -> None:
     info = catalog.describe(str(INT8))
-    assert info.dtype == "int8" and any("int8" in warning for warning in info.warnings)
+    assert info.dtype == "int8" and any("int8" in note for note in info.inferred)
     group = 32
     data = INT8.read_bytes()
     begin = 256 + 4 * 64 * (2 * info.spec.n_layer + 1)  # after header and norms
@@ -133,7 +133,7 @@ def test_compiled_and_trimmed_training_files_open(tmp_path: Path) -> None:
     found = {f"_orig_mod.{name}": tensor for name, tensor in trained().items()}
     torch.save({"model": found, "model_args": _args(norm_eps=1e-6)}, tmp_path / "ckpt.pt")
     info = catalog.describe(str(tmp_path / "ckpt.pt"))
-    assert info.spec.norm_eps == 1e-6 and any("_orig_mod." in text for text in info.warnings)
+    assert info.spec.norm_eps == 1e-6 and any("_orig_mod." in text for text in info.inferred)
     assert same_weights(tmp_path / "ckpt.pt")
 
 

@@ -135,7 +135,7 @@ def test_a_file_with_its_optimizer_opens_like_the_bare_one(tmp_path: Path) -> No
     info = catalog.describe(str(tmp_path / "model_and_optimizer.pth"))
     assert info.format == bare.format == "LLMs from scratch"
     assert info.fingerprint == bare.fingerprint and info.spec == bare.spec
-    assert any("_orig_mod." in warning for warning in info.warnings)
+    assert any("_orig_mod." in note for note in info.inferred)
 
 
 def test_the_number_of_heads_is_the_books_and_said_to_be_a_guess(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_the_number_of_heads_is_the_books_and_said_to_be_a_guess(tmp_path: Path)
     torch.save(book(width=192), path)
     info = catalog.describe(str(path))
     assert info.spec.n_head == 3
-    assert any("3 is width 192 / 64" in warning for warning in info.warnings)
+    assert any("3 is width 192 / 64" in note for note in info.inferred)
     told = catalog.describe(str(path), config={"n_head": 6})
     assert told.spec.n_head == 6
-    assert not any("/ 64" in warning for warning in told.warnings)
+    assert not any("/ 64" in note for note in told.inferred)
 
 
 def test_a_width_that_no_configuration_has_asks_for_the_heads() -> None:
@@ -176,7 +176,7 @@ def test_only_the_name_tells_a_tuned_model_and_a_warning_says_so(
     torch.save(book(width=4, rows=50257), tmp_path / name)
     info = catalog.describe(str(tmp_path / name), config={"n_head": 2})
     assert (info.mode, info.template.name) == (mode, "alpaca")
-    assert any("tuned on instructions" in warning for warning in info.warnings)
+    assert any("tuned on instructions" in note for note in info.inferred)
 
 
 def test_a_chat_is_written_in_the_layout_of_chapter_7() -> None:

@@ -149,7 +149,7 @@ def test_with_and_without_biases_under_any_prefix(
         {prefix + name: w for name, w in weights.items()}, model_args=ARGS | {"bias": bias}
     )
     opened = same(path, oracle(weights))
-    removed = [text for text in opened.info.warnings if "removed" in text]
+    removed = [text for text in opened.info.inferred if "removed" in text]
     assert bool(removed) == bool(prefix)
 
 

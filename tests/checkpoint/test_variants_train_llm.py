@@ -173,7 +173,7 @@ def test_still_older_files_say_no_sizes_at_all(proj: bool, same: Any) -> None:
     }  # fmt: skip
     info = same(oldest, weights).info
     assert (info.mode, info.step, info.spec.n_head) == ("raw", 30, H)
-    assert any("attn.proj" in text for text in info.warnings) is not proj
+    assert any("attn.proj" in text for text in info.inferred) is not proj
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
@@ -197,7 +197,7 @@ def test_every_combination_of_prefixes_opens_repeated_ones_too(same: Any) -> Non
     weights = model()
     for prefix in WRAPPED:
         wrapped = {prefix + name: w for name, w in weights.items()}
-        (said,) = [text for text in same(stage(wrapped), weights).info.warnings if "remov" in text]
+        (said,) = [text for text in same(stage(wrapped), weights).info.inferred if "remov" in text]
         assert all(part in said for part in prefix.removesuffix(".").split("."))
 
 

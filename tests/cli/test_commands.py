@@ -82,13 +82,13 @@ def test_inspect_says_what_was_understood_and_why(run: Run) -> None:
     found = run("inspect", CHAT, "--json").json
     for name in (
         "path", "format", "spec", "parameters", "dtype", "run", "step", "losses", "tokenizer",
-        "template", "stop_ids", "mode", "warnings", "fingerprint",
+        "template", "stop_ids", "mode", "warnings", "fingerprint", "inferred", "defaults", "unused",
     ):  # fmt: skip
         assert name in found, name
     assert found["spec"]["n_layer"] == 5 and found["run"] == "demo-chat"
-    card = dict(
-        line.split(maxsplit=1) for line in run("inspect", CHAT).out.splitlines() if line[0] != " "
-    )
+    rows, *notes = run("inspect", CHAT).out.split("\n\n")
+    card = dict(line.split(maxsplit=1) for line in rows.splitlines())
+    assert [note.split("\n")[0] for note in notes] == ["ignored"]
     assert card["model"].startswith("5 layers · 4 heads · 128 wide · 1.15M parameters")
     assert card["mode"].startswith("chat")
     assert card["fingerprint"] == found["fingerprint"]

@@ -34,6 +34,14 @@ def stripped(
     return strip({k: v for k, v in source.root.items() if isinstance(v, TensorRef)}, prefixes)
 
 
+def weight_keys(source: Source) -> set[str]:
+    """The keys of the file that `stripped` takes the weights from."""
+    for key in _WEIGHTS:
+        if any(isinstance(value, TensorRef) for value in mapping(source.root.get(key)).values()):
+            return {key}
+    return {key for key, value in source.root.items() if isinstance(value, TensorRef)}
+
+
 def matrix(tensors: Mapping[str, object], name: str) -> TensorRef:
     """The tensor `name`, which has rows and columns. Raises CheckpointError."""
     ref = tensors.get(name)
@@ -93,13 +101,13 @@ def gpt2_tokenizer(rows: int, warnings: list[str], *, raw_end: bool) -> Tokenize
     return TokenizerHint(kind="none", source="the vocabulary is not the trainer's", vocab_size=rows)
 
 
-def heads_of_64(width: int, overrides: Mapping[str, object], warnings: list[str]) -> int | None:
-    """The number of heads where only GPT-2's habit tells it, said in `warnings`; None where even
+def heads_of_64(width: int, overrides: Mapping[str, object], inferred: list[str]) -> int | None:
+    """The number of heads where only GPT-2's habit tells it, said in `inferred`; None where even
     that does not."""
     if width % HEAD_DIM or "n_head" in overrides:
         return None
     heads = width // HEAD_DIM
-    warnings.append(
+    inferred.append(
         f"the file does not say the number of heads: {heads} is width {width} / {HEAD_DIM}, as in "
         "GPT-2; if the text is broken, give it with --config n_head=N"
     )

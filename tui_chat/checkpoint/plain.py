@@ -69,13 +69,13 @@ NEVER_READ = frozenset(("optimizer", "optimizer_state_dict", "optimizer_state", 
 def plain(value: object, storage_of: StorageOf = no_storage) -> object:
     """`value` without records: data, TensorRef and Opaque. Raises Damaged.
 
-    The state of the optimizer, where it stands at the top, is left out unseen.
+    The state of the optimizer, where it stands at the top, is left out unseen: None stands for it.
     """
     reader = _Plain(storage_of)
     if isinstance(value, Record):
         value = value.entries if str(value.cls) in _DICTS else value
     if isinstance(value, dict):
-        value = {k: v for k, v in value.items() if k not in NEVER_READ}
+        value = {k: None if k in NEVER_READ else v for k, v in value.items()}
     return reader.of(value, 0)
 
 

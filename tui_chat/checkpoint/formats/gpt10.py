@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.gpt2 import (
     GPT2_END,
     gpt2_tokenizer,
@@ -19,8 +20,9 @@ from tui_chat.checkpoint.gpt2 import (
     step,
     stripped,
     untied,
+    weight_keys,
 )
-from tui_chat.checkpoint.names import Row, Table, count, optional, removed_words
+from tui_chat.checkpoint.names import Row, Table, count, optional
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
@@ -47,6 +49,8 @@ _WORDS = {
     "n_embd": "d_model",
 }
 _OWN_WORDS = frozenset(("d_model", "n_layers", "n_heads", "context_length"))
+_STEPS = ("step", "iter", "iter_num", "global_step")
+_LOSSES = ("best_val_loss", "val_loss")
 DEFAULT_HEADS = 12
 
 
@@ -65,7 +69,9 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     tensors, removed = stripped(source)
-    warnings = removed_words(removed)
+    notes = Notes(source.config)
+    notes.removed(removed)
+    notes.tensors(tensors, IGNORED)
     said = _settings(source)
     names = _names(tensors)
     embed_name, position_name = f"{names['embed']}.weight", f"{names['position']}.weight"
@@ -78,31 +84,48 @@ def describe(source: Source) -> Description:
         "n_layer": count(tensors, f"{_block(tensors)}.{{n}}."),
     }
     agree(shown, said, {ours: word for ours, word in _WORDS.items() if ours not in source.config})
-    tokenizer = gpt2_tokenizer(rows, warnings, raw_end=False)
+    notes.shapes(shown)
+    tokenizer = gpt2_tokenizer(rows, notes.warnings, raw_end=False)
+    fixed: dict[str, object] = {"norm_eps": 1e-5}
+    notes.fixed(fixed, "GPT-2")
     if "activation" not in source.config:
-        warnings.append(
+        notes.defaults.append(
             "the file does not say which GELU it was trained with: the tanh form is taken, as in "
             "GPT-2; the other is --config activation=gelu"
         )
+    spelled = [row for row in names.values() if isinstance(row, str)]
+    notes.inferred.append(
+        f"the parts are called {', '.join(name[:40] for name in spelled[:3])}, ... in this file"
+    )
+    turned = _conv1d(tensors)
+    if turned:
+        notes.inferred.append("its matrices are stored [in, out]: the shape of c_attn says so")
+    bare = untied(tensors, "lm_head.weight", embed_name)
+    notes.head("lm_head.weight" not in bare, "lm_head.weight")
+    notes.keys(source.root, {*weight_keys(source), "config", *_STEPS, *_LOSSES}, "the file")
+    notes.keys(said, (*_WORDS.values(), "n_head"), "config")
     return Description(
         format=NAME,
         spec={
             **shown,
-            "n_head": _heads(source, said, width, warnings),
+            **fixed,
+            "n_head": _heads(source, said, width, notes),
             "norm": "layernorm",
-            "norm_eps": 1e-5,
             "position": "learned",
             "activation": "gelu_tanh",
         },
-        tensors=untied(tensors, "lm_head.weight", embed_name),
-        names=_turned(names) if _conv1d(tensors) else names,
+        tensors=bare,
+        names=_turned(names) if turned else names,
         ignored=IGNORED,
         archives=(source.archive,),
         tokenizer=tokenizer,
-        step=step(source, "step", "iter", "iter_num", "global_step"),
-        losses=loss(source, "val", "best_val_loss", "val_loss"),
+        step=step(source, *_STEPS),
+        losses=loss(source, "val", *_LOSSES),
         stop_ids=(GPT2_END,) if tokenizer.kind == "tiktoken" else (),
-        warnings=warnings,
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
     )
 
 
@@ -110,7 +133,7 @@ def _settings(source: Source) -> Mapping[str, object]:
     return {} if source.is_dir else mapping(source.root.get("config"))
 
 
-def _heads(source: Source, said: Mapping[str, object], width: int, warnings: list[str]) -> object:
+def _heads(source: Source, said: Mapping[str, object], width: int, notes: Notes) -> object:
     """What the config says; GPTConfig's default where it leaves the number out; else a guess."""
     if "n_head" in source.config:
         return None
@@ -118,8 +141,8 @@ def _heads(source: Source, said: Mapping[str, object], width: int, warnings: lis
         if said.get(word) is not None:
             return said[word]
     if not _OWN_WORDS & said.keys():
-        return heads_of_64(width, source.config, warnings)
-    warnings.append(
+        return heads_of_64(width, source.config, notes.inferred)
+    notes.defaults.append(
         f"the config does not say n_heads: {DEFAULT_HEADS} is the default of its class; "
         "give another with --config n_head=N"
     )

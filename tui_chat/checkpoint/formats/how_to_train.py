@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.gpt2 import (
     GPT2_END,
     gpt2_tokenizer,
@@ -21,8 +22,9 @@ from tui_chat.checkpoint.gpt2 import (
     step,
     stripped,
     untied,
+    weight_keys,
 )
-from tui_chat.checkpoint.names import Table, cat, count, optional, removed_words
+from tui_chat.checkpoint.names import Table, cat, count, optional
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
@@ -69,7 +71,9 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     tensors, removed = stripped(source)
-    warnings = removed_words(removed)
+    notes = Notes(source.config)
+    notes.removed(removed)
+    notes.tensors(tensors, IGNORED)
     said = mapping(source.root.get("config"))
     rows, width = matrix(tensors, "token_embedding.weight").shape
     shown: dict[str, object] = {
@@ -84,23 +88,31 @@ def describe(source: Source) -> Description:
     if "n_head" not in shown:
         said_heads = said.get("num_heads")
         shown["n_head"] = (
-            heads_of_64(width, source.config, warnings) if said_heads is None else said_heads
+            heads_of_64(width, source.config, notes.inferred) if said_heads is None else said_heads
         )
-    tokenizer = gpt2_tokenizer(rows, warnings, raw_end=True)
+    else:
+        notes.inferred.append(f"n_head {shown['n_head']}: from the width of the rotary table")
+    notes.shapes({name: shown[name] for name in ("vocab_size", "n_embd", "n_layer")})
+    tokenizer = gpt2_tokenizer(rows, notes.warnings, raw_end=True)
+    bare = untied(tensors, "lm_head.weight", "token_embedding.weight")
+    notes.head("lm_head.weight" not in bare, "lm_head.weight")
+    fixed: dict[str, object] = {"norm_eps": 1e-6, "activation": "silu"}
+    notes.fixed(fixed)
+    notes.keys(source.root, {*weight_keys(source), "config", "step", "loss"}, "the file")
+    notes.keys(said, (*_WORDS.values(), "max_seq_len"), "config")
     return Description(
         format=NAME,
         spec={
             **shown,
-            "context_length": _context(source, said, table, warnings),
+            **fixed,
+            "context_length": _context(source, said, table, notes),
             "norm": "rmsnorm",
-            "norm_eps": 1e-6,
             "position": "rope",
-            "rope_theta": _theta(source, tensors, int(str(shown["n_layer"])), warnings),
-            "rope_layout": _layout(source, table, warnings),
-            "activation": "silu",
+            "rope_theta": _theta(source, tensors, int(str(shown["n_layer"])), notes),
+            "rope_layout": _layout(source, table, notes),
             "gated": True,
         },
-        tensors=untied(tensors, "lm_head.weight", "token_embedding.weight"),
+        tensors=bare,
         names=NAMES,
         ignored=IGNORED,
         archives=(source.archive,),
@@ -108,25 +120,28 @@ def describe(source: Source) -> Description:
         step=step(source, "step"),
         losses=loss(source, "train", "loss"),
         stop_ids=(GPT2_END,) if tokenizer.kind == "tiktoken" else (),
-        warnings=warnings,
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
     )
 
 
 def _context(
-    source: Source, said: Mapping[str, object], table: TensorRef | None, warnings: list[str]
+    source: Source, said: Mapping[str, object], table: TensorRef | None, notes: Notes
 ) -> object:
     """The trained length: only the config knows it, for the rotary table is longer."""
     length = said.get("max_seq_len")
     if "context_length" in source.config:
         return length
     if length is None:
-        warnings.append(
+        notes.defaults.append(
             f"the file does not say max_seq_len: {SHORTEST} is the script's own; give another with "
             "--config context_length=N"
         )
         return SHORTEST
     if table is not None and isinstance(length, int) and length > table.shape[0]:
-        warnings.append(
+        notes.inferred.append(
             f"max_seq_len is {length}, but the rotary table ends after {table.shape[0]} positions, "
             "where the context ends as well"
         )
@@ -165,32 +180,35 @@ def _interleaved(source: Source, table: TensorRef) -> bool:
     return abs(first - second) <= abs(first - middle)
 
 
-def _layout(source: Source, table: TensorRef | None, warnings: list[str]) -> str:
+def _layout(source: Source, table: TensorRef | None, notes: Notes) -> str:
     if "rope_layout" in source.config:
         return "interleaved"
     if table is not None and not _interleaved(source, table):
-        return "half"  # until 2026-05-10
+        notes.inferred.append(
+            "rope_layout half: the second half of the rotary table repeats the first, as in files "
+            "until 2026-05-10"
+        )
+        return "half"
     if table is None:
-        warnings.append(
+        notes.warnings.append(
             "there is no rotary table: neighbouring numbers are turned together, as since "
             "2026-06-23; for files from before 2026-05-10, give --config rope_layout=half"
         )
     elif table.shape[1] >= 4:
-        warnings.append(
+        notes.inferred.append(
             "the rotary table is that of files since 2026-05-10, and read as since 2026-06-23; "
             "the code between the two dates turned heads in another way, which cannot be told"
         )
     return "interleaved"
 
 
-def _theta(
-    source: Source, tensors: Mapping[str, object], layers: int, warnings: list[str]
-) -> float:
+def _theta(source: Source, tensors: Mapping[str, object], layers: int, notes: Notes) -> float:
     """The base of the angles as the tables have it. Raises CheckpointError where no base gives
     them.
     """
     cos, sin = _table(tensors), _table(tensors, name=_SIN)
     if cos is None or sin is None or cos.shape != sin.shape or cos.shape[1] < 4:
+        notes.fixed({"rope_theta": THETA})
         return THETA
     theta = THETA
     if not _fits(source, cos, sin, THETA):
@@ -205,7 +223,11 @@ def _theta(
                 "the rotary table cannot be used", "no base gives the angles that it holds"
             )
         if "rope_theta" not in source.config:
-            warnings.append(f"the rotary table has the base {theta:g} where the script has 10000")
+            notes.inferred.append(
+                f"the rotary table has the base {theta:g} where the script has 10000"
+            )
+    else:
+        notes.inferred.append(f"rope_theta {THETA:g}: the rotary table has its angles")
     for layer in range(1, layers):
         cos_too, sin_too = _table(tensors, layer), _table(tensors, layer, _SIN)
         if cos_too is None or sin_too is None:

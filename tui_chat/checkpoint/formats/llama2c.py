@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import shown_name
-from tui_chat.checkpoint.gpt2 import loss, matrix, step, stripped, untied
+from tui_chat.checkpoint.gpt2 import loss, matrix, step, stripped, untied, weight_keys
 from tui_chat.checkpoint.info import TokenizerHint
-from tui_chat.checkpoint.names import Table, cat, count, optional, removed_words
+from tui_chat.checkpoint.names import Table, cat, count, optional
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
@@ -62,20 +63,27 @@ def recognise(source: Source) -> float:
 
 
 def describe(source: Source) -> Description:
-    warnings: list[str] = []
+    notes = Notes(source.config)
     if source.archive.kind == "llama2.c":
         said = mapping(source.root["sizes"])
         tensors: Mapping[str, object] = mapping(source.root["weights"])
         if said["version"] == 2:
-            warnings.append(
+            notes.inferred.append(
                 "its weights are int8 and are computed with as float32; llama2.c's own runq "
                 "rounds the activations too, so its text may differ"
             )
     else:
         said = mapping(source.root["model_args"])
         tensors, removed = stripped(source)
+        notes.removed(removed)
+        notes.tensors(tensors, IGNORED)
         tensors = untied(tensors, "output.weight", "tok_embeddings.weight")
-        warnings += removed_words(removed)
+        notes.keys(
+            source.root,
+            {*weight_keys(source), "model_args", "iter_num", "best_val_loss"},
+            "the file",
+        )
+        notes.keys(said, (*_WORDS.values(), "norm_eps"), "model_args")
     embed = matrix(tensors, "tok_embeddings.weight")
     shown: dict[str, object] = {
         "vocab_size": embed.shape[0],
@@ -83,30 +91,43 @@ def describe(source: Source) -> Description:
         "n_layer": count(tensors, "layers.{n}."),
     }
     agree(shown, said, {ours: _WORDS[ours] for ours in shown if ours not in source.config})
+    notes.shapes(shown)
+    notes.head("output.weight" not in tensors, "output.weight")
     eps = said.get("norm_eps")
+    said_eps = isinstance(eps, float) and 0 < eps < 1
+    fixed: dict[str, object] = {
+        **({} if said_eps else {"norm_eps": 1e-5}),
+        "rope_theta": 10000.0,
+        "rope_layout": "interleaved",
+        "activation": "silu",
+    }
+    notes.fixed(fixed)
+    if said.get("n_kv_heads") is None:
+        notes.defaults.append("n_kv_head: as many as n_head, for the file does not say it")
     return Description(
         format=NAME,
         spec={
             **{ours: said[word] for ours, word in _WORDS.items() if said.get(word) is not None},
             **shown,
+            "norm_eps": eps,
+            **fixed,
             "norm": "rmsnorm",
-            "norm_eps": eps if isinstance(eps, float) and 0 < eps < 1 else 1e-5,
             "position": "rope",
-            "rope_theta": 10000.0,
-            "rope_layout": "interleaved",
-            "activation": "silu",
             "gated": True,
         },
         tensors=tensors,
         names=NAMES,
         ignored=IGNORED,
         archives=(source.archive,),
-        tokenizer=_tokenizer(source, embed.shape[0], warnings),
+        tokenizer=_tokenizer(source, embed.shape[0], notes.warnings),
         step=step(source, "iter_num"),
         losses=loss(source, "val", "best_val_loss"),
         stop_ids=(_BEGIN, _END),
         text_start=(_BEGIN,),
-        warnings=warnings,
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
     )
 
 

@@ -9,6 +9,7 @@ import os
 import re
 
 from tui_chat.checkpoint.description import Description
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.gpt2 import END, GPT2_END, GPT2_IDS
 from tui_chat.checkpoint.info import TokenizerHint
@@ -40,11 +41,17 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     said = mapping(source.root["sizes"])
-    warnings: list[str] = []
+    notes = Notes(source.config)
+    fixed: dict[str, object] = {"norm_eps": 1e-5, "activation": "gelu_tanh"}
+    notes.fixed(fixed)
+    notes.inferred.append("the head is tied: llm.c has no other")
     rows = said["vocab_size"]
     assert isinstance(rows, int)
-    tokenizer, end = _tokenizer(source, rows, warnings)
+    tokenizer, end = _tokenizer(source, rows, notes.warnings)
     number = re.fullmatch(r"model_(\d{1,12})\.bin", os.path.basename(source.path))
+    step = int(number.group(1)) if number else None
+    if step is not None:
+        notes.inferred.append(f"step {step}: from the name of the file")
     return Description(
         format=NAME,
         spec={
@@ -53,18 +60,20 @@ def describe(source: Source) -> Description:
             "n_head": said["num_heads"],
             "n_embd": said["channels"],
             "context_length": said["max_seq_len"],
+            **fixed,
             "norm": "layernorm",
-            "norm_eps": 1e-5,
             "position": "learned",
-            "activation": "gelu_tanh",
         },
         tensors=mapping(source.root["weights"]),
         names=NAMES,
         archives=(source.archive,),
         tokenizer=tokenizer,
-        step=int(number.group(1)) if number else None,
+        step=step,
         stop_ids=(end,) if end is not None else (),
-        warnings=warnings,
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
     )
 
 

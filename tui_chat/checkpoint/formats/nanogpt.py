@@ -15,9 +15,10 @@ from fnmatch import fnmatchcase
 
 from tui_chat.checkpoint.archive import read_pickle_file
 from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.info import TokenizerHint
-from tui_chat.checkpoint.names import Table, biased, count, optional, removed_words, strip
+from tui_chat.checkpoint.names import Table, biased, count, optional, strip
 from tui_chat.checkpoint.plain import Opaque, mapping
 from tui_chat.checkpoint.source import Source, read_json
 from tui_chat.checkpoint.tensors import TensorRef
@@ -46,6 +47,7 @@ _FUSED = re.compile(r"transformer\.h\.\d+\.attn\.c_attn\.weight")
 # Where people keep the weights in the file, and the settings.
 _WEIGHTS = ("model", "model_state_dict", "state_dict", "model_state", "weights")
 _SETTINGS = ("model_args", "config", "cfg", "args", "hparams", "hyper_parameters")
+_NUMBERS = ("best_val_loss", "val_loss", "iter_num", "step")
 _WORDS = {
     "vocab_size": "vocab_size",
     "context_length": "block_size",
@@ -75,8 +77,10 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     tensors, removed = _tensors(source)
-    warnings = removed_words(removed)
-    said = _settings(source)
+    notes = Notes(source.config)
+    notes.removed(removed)
+    notes.tensors(tensors, IGNORED)
+    said, place = _settings(source)
     build = _is_build(source)
     embed, positions = (
         _matrix(tensors, "transformer.wte.weight"),
@@ -89,23 +93,30 @@ def describe(source: Source) -> Description:
         "n_layer": count(tensors, "transformer.h.{n}."),
     }
     agree(shown, said, {ours: word for ours, word in _WORDS.items() if ours not in source.config})
+    notes.shapes(shown)
     head = tensors.get("lm_head.weight")
-    if isinstance(head, TensorRef) and head.same_numbers(embed):
+    tied = not isinstance(head, TensorRef) or head.same_numbers(embed)
+    notes.head(tied, "lm_head.weight")
+    if tied:
         tensors = {name: value for name, value in tensors.items() if name != "lm_head.weight"}
-    tokenizer = _tokenizer(source, embed.shape[0], warnings)
-    loss = _number(source, "best_val_loss", "val_loss")
-    step = _number(source, "iter_num", "step")
+    if "n_head" in said and place not in _SETTINGS:
+        notes.inferred.append(f"n_head {str(said['n_head'])[:20]}: from {place}")
+    # nanoGPT had the tanh approximation until May 2023; the file does not say, the difference is
+    # tiny.
+    fixed: dict[str, object] = {"norm_eps": 1e-5, "activation": "gelu_tanh" if build else "gelu"}
+    notes.fixed(fixed, "build-nanogpt" if build else "nanoGPT since May 2023")
+    _unused(source, notes)
+    tokenizer = _tokenizer(source, embed.shape[0], notes.warnings)
+    loss = _number(source, *_NUMBERS[:2])
+    step = _number(source, *_NUMBERS[2:])
     return Description(
         format=BUILD_NAME if build else NAME,
         spec={
             **shown,
             "n_head": said.get("n_head"),
+            **fixed,
             "norm": "layernorm",
-            "norm_eps": 1e-5,
             "position": "learned",
-            # nanoGPT had the tanh approximation until May 2023; the file does not say, the
-            # difference is tiny.
-            "activation": "gelu_tanh" if build else "gelu",
         },
         tensors=tensors,
         names=_names(source, tensors, build),
@@ -115,8 +126,22 @@ def describe(source: Source) -> Description:
         step=int(step) if step is not None and 0 <= step < 2**53 else None,
         losses={"val": loss} if loss is not None and abs(loss) < 1e8 else {},
         stop_ids=(GPT2_END,) if tokenizer.kind == "tiktoken" else (),
-        warnings=warnings,
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
     )
+
+
+def _unused(source: Source, notes: Notes) -> None:
+    """What of the file nobody looked at."""
+    places = [key for key in _SETTINGS if isinstance(source.root.get(key), (dict, Opaque))]
+    used = {key for key in _WEIGHTS if mapping(source.root.get(key))}
+    if not used:  # the weights lie at the top
+        used = {key for key, value in source.root.items() if isinstance(value, TensorRef)}
+    notes.keys(source.root, (*used, *places, *_NUMBERS), "the file")
+    for place in places:
+        notes.keys(mapping(source.root.get(place)), (*_WORDS.values(), "bias", "dataset"), place)
 
 
 def _is_build(source: Source) -> bool:
@@ -174,19 +199,22 @@ def _matrix(tensors: Mapping[str, object], name: str) -> TensorRef:
     return ref
 
 
-def _settings(source: Source) -> Mapping[str, object]:
-    """The sizes as the file says them; what `model_args` leaves out, the script's own settings may
-    say."""
+def _settings(source: Source) -> tuple[Mapping[str, object], str]:
+    """The sizes as the file says them, and where the number of heads stands; what `model_args`
+    leaves out, the script's own settings may say."""
     said: dict[str, object] = {}
+    place = ""
     for key in reversed(_SETTINGS):
         values = mapping(source.root.get(key))
         said.update((word, values[word]) for word in _WORDS.values() if word in values)
+        place = key if "n_head" in values else place
     number = re.search(r"(\d+)\.\w+$", os.path.basename(source.path))
     beside = source.near(f"meta_{number.group(1)}.json") if number and not said else ""
     if beside:
         values = mapping(mapping(read_json(beside)).get("model_config"))
         said.update((word, values[word]) for word in _WORDS.values() if word in values)
-    return said
+        place = shown_name(beside)
+    return said, place
 
 
 # ---- the tokenizer: a meta.pkl for characters, else GPT-2's pieces where the size fits

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 
 from tui_chat.checkpoint.archive import parse_json
 from tui_chat.checkpoint.description import Description
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import Damaged, refused
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.names import Row, Table, optional
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source, read_json
 from tui_chat.errors import CheckpointError
+from tui_chat.model.spec import ModelSpec
 
 NAME = "tui-chat"
 VERSION = "1"
@@ -52,6 +55,18 @@ SPEC_FIELDS = (
 )  # fmt: skip
 
 
+_KNOWN = (
+    "format", "format_version", "spec", "losses", "template", "tokenizer", "run", "step", "mode",
+    "description",
+)  # fmt: skip
+# What is taken where the spec leaves it out, of the fields that make a difference to any model.
+_DEFAULTS = {
+    field.name: field.default
+    for field in fields(ModelSpec)
+    if field.name in ("norm", "norm_eps", "position", "activation", "gated")
+}
+
+
 def recognise(source: Source) -> float:
     if source.is_dir or source.archive.kind != "safetensors":
         return 0.0
@@ -66,7 +81,11 @@ def describe(source: Source) -> Description:
             f"its format is {said['format_version'][:20]!r}",
             "Update tui-chat",
         )
+    notes = Notes(source.config)
     spec = _table(source, "spec")
+    notes.keys(spec, SPEC_FIELDS, "its spec")
+    notes.keys(said, _KNOWN, "its metadata")
+    notes.fixed({name: _DEFAULTS[name] for name in _DEFAULTS if name not in spec}, "the format")
     tokenizer, special = _tokenizer(source, said)
     template = _template(source)
     losses = {
@@ -90,6 +109,10 @@ def describe(source: Source) -> Description:
             sorted(special[stop] for stop in template.stop or (DOCUMENT_END,) if stop in special)
         ),
         mode="chat" if said.get("mode") == "chat" else "raw",
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
         description=said.get("description", ""),
     )
 

@@ -12,6 +12,7 @@ import os
 import re
 
 from tui_chat.checkpoint.description import Description
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.gpt2 import (
     END,
@@ -21,9 +22,10 @@ from tui_chat.checkpoint.gpt2 import (
     matrix,
     stripped,
     untied,
+    weight_keys,
 )
 from tui_chat.checkpoint.info import TemplateHint
-from tui_chat.checkpoint.names import Table, cat, count, optional, removed_words
+from tui_chat.checkpoint.names import Table, cat, count, optional
 from tui_chat.checkpoint.source import Source
 from tui_chat.conversation import Mode
 
@@ -83,36 +85,49 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     tensors, removed = _tensors(source)
-    warnings = removed_words(removed)
+    notes = Notes(source.config)
+    notes.removed(removed)
+    notes.tensors(tensors, IGNORED)
     embed, positions = matrix(tensors, "tok_emb.weight"), matrix(tensors, "pos_emb.weight")
     # A file without a head was cut: the book's models never do without one. A head that repeats
     # the embedding is what loading OpenAI's weights leaves behind.
     matrix(tensors, "out_head.weight")
     rows, width = embed.shape
-    heads = heads_of_64(width, source.config, warnings)
-    tokenizer = gpt2_tokenizer(rows, warnings, raw_end=True)
+    heads = heads_of_64(width, source.config, notes.inferred)
+    tokenizer = gpt2_tokenizer(rows, notes.warnings, raw_end=True)
+    shown: dict[str, object] = {
+        "vocab_size": rows,
+        "n_embd": width,
+        "context_length": positions.shape[0],
+        "n_layer": count(tensors, "trf_blocks.{n}."),
+    }
+    notes.shapes(shown)
+    bare = untied(tensors, "out_head.weight", "tok_emb.weight")
+    notes.head("out_head.weight" not in bare, "out_head.weight")
+    fixed: dict[str, object] = {"norm_eps": 1e-5, "activation": "gelu_tanh"}
+    notes.fixed(fixed, "the book's code")
+    notes.keys(source.root, weight_keys(source), "the file")
     return Description(
         format=NAME,
         spec={
-            "vocab_size": rows,
-            "n_embd": width,
-            "context_length": positions.shape[0],
-            "n_layer": count(tensors, "trf_blocks.{n}."),
+            **shown,
+            **fixed,
             "n_head": heads,
             "norm": "layernorm",
-            "norm_eps": 1e-5,
             "position": "learned",
-            "activation": "gelu_tanh",
         },
-        tensors=untied(tensors, "out_head.weight", "tok_emb.weight"),
+        tensors=bare,
         names=FUSED_NAMES if "trf_blocks.0.att.qkv.weight" in tensors else NAMES,
         ignored=IGNORED,
         archives=(source.archive,),
         tokenizer=tokenizer,
         template=TEMPLATE,
         stop_ids=(GPT2_END,) if tokenizer.kind == "tiktoken" else (),
-        mode=_mode(source, warnings),
-        warnings=warnings,
+        mode=_mode(source, notes.inferred),
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
     )
 
 
@@ -127,11 +142,11 @@ def _tensors(source: Source) -> tuple[dict[str, object], list[str]]:
     return found, removed
 
 
-def _mode(source: Source, warnings: list[str]) -> Mode:
+def _mode(source: Source, inferred: list[str]) -> Mode:
     """What the file is for, which its name alone may tell: "gpt2-medium355M-sft.pth"."""
     name = os.path.basename(source.path)
     tuned = "sft" in re.split(r"[^a-z]+", name.lower())
-    warnings.append(
+    inferred.append(
         f"the name {shown_name(name)} says that it was tuned on instructions, the file itself "
         "does not: its chat template is alpaca"
         if tuned

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
-from tui_chat.checkpoint.names import Table, biased, cat, count, removed_words, strip
+from tui_chat.checkpoint.names import Table, biased, cat, count, strip
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
+from tui_chat.conversation import Mode
 from tui_chat.errors import CheckpointError
 
 NAME = "train-llm-from-scratch"
@@ -44,6 +46,10 @@ _WORDS = {
     "n_head": "n_head",
     "n_embd": "n_embed",
 }
+_WEIGHTS = ("model_state_dict", "model", "state_dict")
+_STEPS = ("step", "last_completed_step", "steps")
+_LOSSES = {"train": ("train_loss", "loss"), "val": ("dev_loss", "val_loss")}
+_ALL_LOSSES = tuple(word for words in _LOSSES.values() for word in words)
 _CHAT_STAGES = ("sft", "dpo", "ppo", "grpo")
 R50K_IDS = 50257
 R50K_END = 50256
@@ -71,7 +77,9 @@ def recognise(source: Source) -> float:
 
 def describe(source: Source) -> Description:
     tensors, removed = _tensors(source)
-    warnings = removed_words(removed)
+    notes = Notes(source.config)
+    notes.removed(removed)
+    notes.tensors(tensors, IGNORED)
     root = source.root
     embed, positions = tensors.get("token_embed.weight"), tensors.get("position_embed.weight")
     for name, ref in (("token_embed.weight", embed), ("position_embed.weight", positions)):
@@ -87,29 +95,39 @@ def describe(source: Source) -> Description:
         "n_layer": count(tensors, "attn_blocks.{n}."),
         "n_head": _heads(tensors, embed.shape[1]),
     }
-    said = mapping(root.get("cfg")) or mapping(root.get("config"))
-    warnings += _differences(source, shown, said)
+    notes.shapes(shown)
+    place = "cfg" if mapping(root.get("cfg")) else "config"
+    said = mapping(root.get(place))
+    notes.warnings += _differences(source, shown, said)
     output = any(".attn.proj." in name for name in tensors)
     if not output:
-        warnings.append(
+        notes.inferred.append(
             "there is no attn.proj: the heads are added to the stream directly, "
             "as in files from before 2026-05-30"
         )
     stage = str(root.get("stage") or "")
     if stage == "reward" or any(name.startswith("reward_head.") for name in tensors):
-        warnings.append(
+        notes.warnings.append(
             "this is a reward model: its language head was not trained with it, "
             "so its text is a curiosity"
         )
-    tokenizer = _tokenizer(embed.shape[0], warnings)
+    tokenizer = _tokenizer(embed.shape[0], notes.warnings)
+    mode: Mode = "chat" if stage.startswith(_CHAT_STAGES) else "raw"
+    notes.inferred.append(
+        f"mode {mode}: "
+        + (f"the file says stage {stage[:40]}" if stage else "the file says no stage of tuning")
+    )
+    fixed: dict[str, object] = {"norm_eps": 1e-5, "activation": "relu"}
+    notes.fixed(fixed)
+    notes.keys(root, (*_WEIGHTS, place, "stage", "metrics", *_STEPS, *_ALL_LOSSES), "the file")
+    notes.keys(said, _WORDS.values(), place)
     return Description(
         format=NAME,
         spec={
             **shown,
+            **fixed,
             "norm": "layernorm",
-            "norm_eps": 1e-5,
             "position": "learned",
-            "activation": "relu",
             "attention_output": output,
         },
         tensors=tensors,
@@ -121,8 +139,11 @@ def describe(source: Source) -> Description:
         losses=_losses(source),
         template=TEMPLATE,
         stop_ids=(R50K_END,),
-        mode="chat" if stage.startswith(_CHAT_STAGES) else "raw",
-        warnings=warnings,
+        mode=mode,
+        warnings=notes.warnings,
+        inferred=notes.inferred,
+        defaults=notes.defaults,
+        unused=notes.unused,
         description=f"stage {stage[:40]}" if stage else "",
     )
 
@@ -161,7 +182,7 @@ def _differences(source: Source, shown: Mapping[str, int], said: Mapping[str, ob
 
 
 def _tensors(source: Source) -> tuple[dict[str, object], list[str]]:
-    for key in ("model_state_dict", "model", "state_dict"):
+    for key in _WEIGHTS:
         weights = mapping(source.root.get(key))
         if weights:
             return strip(weights, PREFIXES)
@@ -185,7 +206,7 @@ def _tokenizer(rows: int, warnings: list[str]) -> TokenizerHint:
 
 
 def _step(source: Source) -> int | None:
-    for key in ("step", "last_completed_step", "steps"):
+    for key in _STEPS:
         step = source.archive.scalar(source.root.get(key))
         if step is not None and 0 <= step < 2**53:
             return int(step)
@@ -195,7 +216,7 @@ def _step(source: Source) -> int | None:
 def _losses(source: Source) -> dict[str, float]:
     metrics: Mapping[str, object] = {**source.root, **mapping(source.root.get("metrics"))}
     found: dict[str, float] = {}
-    for ours, words in (("train", ("train_loss", "loss")), ("val", ("dev_loss", "val_loss"))):
+    for ours, words in _LOSSES.items():
         for word in words:
             value = source.archive.scalar(metrics.get(word))
             if value is not None and abs(value) < 1e8:
