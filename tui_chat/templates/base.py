@@ -11,10 +11,12 @@ from tui_chat.conversation import Turn
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """`ids` ready for a reply; `starts[i]` is the index in `ids` at which turn i begins."""
+    """`ids` ready for a reply; `starts[i]` is the index in `ids` at which turn i begins. `note`
+    says what became of a turn that the template has no place for."""
 
     ids: list[int]
     starts: list[int]
+    note: str = ""
 
 
 class Template(Protocol):
@@ -26,7 +28,7 @@ class Template(Protocol):
         """Turns as ids, ending where a reply begins.
 
         When the last turn is the assistant's, nothing is added after it; with `continue_last` it is
-        also left open, so that the model goes on with it. Raises UsageError for a role it does not
-        know.
+        also left open, so that the model goes on with it. Templates in Jinja take variables of
+        their own as well. Raises UsageError for a role it does not know.
         """
         ...
