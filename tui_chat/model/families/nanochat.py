@@ -71,6 +71,7 @@ class NanoChat:
         embed, head = take("embed.weight"), take("head.weight", None)
         self.dtype, self.device = embed.dtype, embed.device
         self._head = matrix(embed.clone() if head is None else head, None)
+        del head  # it may have been laid out anew
         # The embedding is only ever looked at normed, so it is kept so.
         for begin in range(0, embed.shape[0], _ROWS_AT_ONCE):
             rows = embed[begin : begin + _ROWS_AT_ONCE]
