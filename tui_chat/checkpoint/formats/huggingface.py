@@ -17,7 +17,7 @@ from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.hf_tokenizer import hf_tokenizer
 from tui_chat.checkpoint.huggingface.reading import PREFIXES, Change, Model, read_model
 from tui_chat.checkpoint.huggingface.table import by_tensors
-from tui_chat.checkpoint.lora import Adapter, read_adapter
+from tui_chat.checkpoint.lora import BASE, Adapter, read_adapter
 from tui_chat.checkpoint.names import strip
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.shards import (
@@ -138,6 +138,7 @@ def _adapted(source: Source) -> Description:
     adapter = read_adapter(source)
     found = _plain(source, adapter)
     found.format = LORA_NAME
+    found.options = {BASE: adapter.base.path}
     found.archives = (*found.archives, *adapter.archives)
     found.inferred = [*adapter.remarks, *found.inferred]
     found.description = f"{found.description}, adapter on {shown_name(adapter.base.path)}"
