@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from torch import Tensor
 
 from tui_chat.conversation import Turn
+from tui_chat.engine.blame import wrapped
 from tui_chat.engine.events import (
     CancelLoad,
     Counted,
@@ -35,8 +37,10 @@ from tui_chat.engine.events import (
     Unload,
     Unloaded,
 )
-from tui_chat.engine.worker import Worker, wrapped
+from tui_chat.engine.worker import Worker
 from tui_chat.errors import EngineError
+from tui_chat.model.cache import KVCache
+from tui_chat.model.decoder import Decoder
 from tui_chat.sampling import SamplingParams
 
 from .small import GREEDY, LETTERS, chat, raw
@@ -167,6 +171,39 @@ def test_two_lanes_advance_in_turn(driver: Driver, alphabet: str, noise: str) ->
     order = [e.request_id for e in driver.events if isinstance(e, Stepped | Finished)]
     turns = sum(one != other for one, other in pairwise(order))
     assert turns > 4  # neither waited for the other to end
+
+
+def test_lanes_of_one_checkpoint_write_in_step_and_say_what_each_says_alone(
+    driver: Driver, alphabet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With different lengths, one that is stopped and one whose window moves while they write."""
+    for lane in "abc":
+        driver.open(lane, alphabet)
+    batches: list[int] = []
+    together = Decoder.forward_each
+
+    def counted(model: Decoder, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        batches.append(len(ids))
+        return together(model, ids, caches)
+
+    monkeypatch.setattr(Decoder, "forward_each", counted)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Stepped) and event.request_id == "b" and event.text == "z":
+            driver.send(Stop(request_id="b"))
+
+    driver.react = stop
+    driver.send(
+        *(
+            ask(text, LONG.with_(max_new_tokens=count), lane=lane, request_id=lane)
+            for lane, text, count in (("a", "abc", 9), ("b", "mno", 3000), ("c", "xyz", 200))
+        )
+    )
+    texts = {lane: driver.finished(lane).text for lane in "abc"}
+    assert texts["a"] == "defghijkl"
+    assert texts["b"] in ("pqrstuvwxyz", "pqrstuvwxyz.")  # a stop is heard after at most a token
+    assert texts["c"] == (LETTERS * 10)[26:226]
+    assert max(batches) == 3 and batches.count(3) >= 5 and 2 in batches
 
 
 def test_a_new_question_in_a_lane_ends_the_running_reply(driver: Driver, alphabet: str) -> None:
@@ -329,7 +366,6 @@ class Panic(BaseException):
 def test_whatever_breaks_in_a_reply_is_told_and_the_thread_lives(
     driver: Driver, alphabet: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tui_chat.model.decoder import Decoder
 
     driver.open("a", alphabet)
     forward = Decoder.forward

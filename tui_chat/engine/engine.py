@@ -120,12 +120,14 @@ class Reply:
         self.request_id = request_id
         self.seed = random_seed() if params.seed is None else params.seed
         self.ids: list[int] = []  # made so far
+        self.wants: int | None = None  # the token whose logits are next to be computed
         self.text = ""  # shown so far
         self._params = params
         self._cancelled = False
         self._context: list[int] = []  # what the cache holds while this reply runs
         self._told = 0  # tokens that a sliding window was said to have left behind
         self._sampler: Sampler | None = None
+        self._given: Tensor | None = None
         opening = prompt.ids is None and prompt.mode == "raw" and not prompt.text
         self._stream = TextStream(lane.checkpoint.tokenizer, opening=opening)
         self._stops = StopText(self._stop_strings())
@@ -142,6 +144,13 @@ class Reply:
         self._stops.stops = self._stop_strings()
         if self._sampler is not None:
             self._sampler.params = params
+
+    def give(self, logits: Tensor, seconds: float) -> None:
+        """The logits after `wants`, (vocab_size,), from whoever computed them for several replies
+        at once and appended to the lane's cache; `seconds` is this one's share of the time.
+        """
+        self._given = logits
+        self._decode_seconds += seconds
 
     def cancel(self) -> None:
         """End at the next step."""
@@ -199,7 +208,9 @@ class Reply:
                 shown += self._stops.flush()
             self.text += shown
             step = Step(choice.id, shown, choice.logprob)
+            self.wants = choice.id if not stopped and not hit and self._goes_on() else None
             yield Stepped(request_id=self.request_id, text=shown, steps=(step,))
+            given, self._given, self.wants = self._given, None, None
             if stopped or hit:
                 yield from self._ended(sent, "stop", hit or f"token {choice.id}")
                 return
@@ -226,12 +237,23 @@ class Reply:
             else:
                 began = time.perf_counter()
                 use_threads(checkpoint.threads)
-                logits = checkpoint.model.forward((choice.id,), lane.cache)
+                logits = given
+                if logits is None:
+                    logits = checkpoint.model.forward((choice.id,), lane.cache)
                 self._context.append(choice.id)
                 self._decode_seconds += time.perf_counter() - began
                 if slides:
                     yield from self._slid(sent, checkpoint.context_length // 8)
         yield from self._ended(sent, "cancelled")
+
+    def _goes_on(self) -> bool:
+        """Whether the next thing is to run the last token through the model, and no more."""
+        lane, made = self.lane, len(self.ids)
+        return (
+            lane.writer is self
+            and made < self._params.max_new_tokens
+            and len(self._context) < lane.checkpoint.context_length
+        )
 
     def _prefill(self, ids: list[int]) -> Generator[Event, None, Tensor | None]:
         """Bring the cache to `ids`; returns the last logits, None when the reply was cancelled

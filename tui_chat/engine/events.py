@@ -198,11 +198,11 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    prompt_tokens: int
-    reused_tokens: int
-    prefill_seconds: float
-    new_tokens: int
-    decode_seconds: float
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    prefill_seconds: float = 0.0
+    new_tokens: int = 0
+    decode_seconds: float = 0.0
 
     @property
     def tokens_per_second(self) -> float:

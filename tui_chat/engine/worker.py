@@ -14,8 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tui_chat.engine.blame import wrapped
 from tui_chat.engine.events import (
     CancelLoad,
     Counted,
@@ -37,6 +38,7 @@ from tui_chat.engine.events import (
     Unloaded,
 )
 from tui_chat.engine.resident import Resident
+from tui_chat.engine.together import serve
 from tui_chat.engine.torch_import import import_torch
 from tui_chat.errors import CheckpointError, EngineError, TuiChatError, UsageError
 
@@ -50,12 +52,11 @@ SLICE = 0.008  # seconds a lane runs before the next one has its turn
 PROGRESS_EVERY = 0.03  # seconds between two LoadProgress of one stage
 
 
-class _Running:
+class _Running(NamedTuple):
     """A reply under way in a lane."""
 
-    def __init__(self, reply: Reply) -> None:
-        self.reply = reply
-        self.events: Iterator[Event] = reply.events()
+    reply: Reply
+    events: Iterator[Event]
 
 
 class Worker:
@@ -115,8 +116,30 @@ class Worker:
             self._handle(self._pending.popleft())
         for count in list(self._counts.values()):
             self._count(count)
-        for lane in list(self._running):
-            self._advance(lane)
+        self._advance_all()
+
+    def _advance_all(self) -> None:
+        """A slice for every running reply; those of one checkpoint write in step."""
+        alone: dict[int, list[str]] = {}
+        for lane, running in self._running.items():
+            alone.setdefault(id(running.reply.lane.checkpoint), []).append(lane)
+        for lanes in alone.values():
+            if len(lanes) == 1:
+                self._advance(lanes[0])
+            else:
+                self._advance_together(lanes)
+
+    def _advance_together(self, lanes: list[str]) -> None:
+        """One event of each reply in turn, what they compute next being computed at once, until
+        the slice is over."""
+        until = time.perf_counter() + SLICE * len(lanes)
+        while time.perf_counter() < until and self._requests.empty():
+            for lane in lanes:
+                self._advance(lane, just_one=True)
+            running = [self._running[lane].reply for lane in lanes if lane in self._running]
+            if not running:
+                return
+            serve(running)
 
     def _collect(self, *, block: bool) -> None:
         """Move what was sent to `_pending`; with `block` sleep until there is something."""
@@ -168,10 +191,11 @@ class Worker:
         except BaseException as error:
             self._blame(request.lane, request.request_id, error)
             return
-        self._running[request.lane] = _Running(reply)
+        self._running[request.lane] = _Running(reply, reply.events())
 
-    def _advance(self, lane: str) -> None:
-        """Run the lane's reply until its slice is over, a request waits, or it ends."""
+    def _advance(self, lane: str, *, just_one: bool = False) -> None:
+        """Run the lane's reply until its slice is over, a request waits, or it ends; `just_one`:
+        for one event."""
         running = self._running.get(lane)
         if running is None:
             return
@@ -181,7 +205,7 @@ class Worker:
                 if isinstance(event, (Finished, Failed)):
                     self._running.pop(lane, None)
                 self._emit(event)
-                if time.perf_counter() >= until or not self._requests.empty():
+                if just_one or time.perf_counter() >= until or not self._requests.empty():
                     return
         except BaseException as error:
             self._blame(lane, running.reply.request_id, error)
@@ -332,8 +356,7 @@ class Worker:
                 case _:
                     later.append(request)
         self._pending = later
-        for lane in list(self._running):
-            self._advance(lane)
+        self._advance_all()
         return self._load_cancelled or self._closing
 
     def _without_load(self, waiting: deque[Request], lane: str) -> deque[Request]:
@@ -359,13 +382,7 @@ class Worker:
                         reason="cancelled",
                         text="",
                         ids=(),
-                        stats=Stats(
-                            prompt_tokens=0,
-                            reused_tokens=0,
-                            prefill_seconds=0.0,
-                            new_tokens=0,
-                            decode_seconds=0.0,
-                        ),
+                        stats=Stats(),
                     )
                 )
             else:
@@ -378,19 +395,3 @@ class Worker:
         if lane is not None:
             self._resident.rest(lane)
         self._resident.trim({id(lane.checkpoint) for lane in self._lanes.values()})
-
-
-def wrapped(error: BaseException) -> TuiChatError:
-    """Any exception as one sentence for people; its traceback is in the log."""
-    if isinstance(error, TuiChatError):
-        return error
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
-        return CheckpointError(
-            "there is not enough memory", "", "Close other programs, or open a smaller checkpoint"
-        )
-    first = (str(error).strip().splitlines() or [""])[0]
-    return EngineError(
-        "something went wrong that should not",
-        f"{type(error).__name__}: {first}" if first else type(error).__name__,
-        "The log has the details",
-    )

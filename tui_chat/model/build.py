@@ -9,7 +9,7 @@ qkv is q over k over v; gate_up is the gate over what it lets through.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -47,6 +47,17 @@ class Model(Protocol):
 
     def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits after each of `ids`: (len(ids), vocab_size) float32."""
+        ...
+
+
+@runtime_checkable
+class StepsTogether(Protocol):
+    """A model that steps several sequences at once."""
+
+    def forward_each(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        """Logits after `ids[i]` behind `caches[i]`: (len(ids), vocab_size) float32. Appends to the
+        caches, which are different ones.
+        """
         ...
 
 
