@@ -72,7 +72,8 @@ def test_a_chat_model_is_read_with_its_tokenizer_two_directories_up() -> None:
     assert set(info.stop_ids) == {503, 507} and info.text_start == (503,)
     assert info.spec.window == (129, 129, 129, 0) and info.spec.qk_scale == 1.2
     assert any("14 March 2026" in text for text in info.inferred)
-    assert "loop_state of meta_000400.json" in info.unused
+    assert any("loop_state" in text and "of meta_000400.json" in text for text in info.unused)
+    assert any("logit_softcap 15" in text for text in info.defaults)
     assert info.warnings == ()
 
 

@@ -33,7 +33,7 @@ class Era(NamedTuple):
         """What is concluded from `why` it is this code, in sentences."""
         found = [
             f"the code {self.months}, since it has {why}: rotary base {self.rope_theta:,.0f}, "
-            f"queries and keys times {self.qk_scale:g}, logits softcapped at 15"
+            f"queries and keys times {self.qk_scale:g}"
         ]
         if self.softcap_note:
             found.append(self.softcap_note)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from tui_chat.checkpoint.description import Description, agree
 from tui_chat.checkpoint.encodings import (
@@ -20,11 +19,12 @@ from tui_chat.checkpoint.encodings import (
     read_added,
     read_encoding,
 )
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import Damaged, refused, shown_path
-from tui_chat.checkpoint.gpt2 import matrix, stripped, untied
+from tui_chat.checkpoint.gpt2 import matrix, stripped, untied, weight_keys
 from tui_chat.checkpoint.hints import TIKTOKEN_NAMES
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
-from tui_chat.checkpoint.names import Table, cat, count, optional, partial, removed_words
+from tui_chat.checkpoint.names import Table, cat, count, optional, partial
 from tui_chat.checkpoint.nanochat_eras import (
     FIRST,
     PATTERN,
@@ -99,7 +99,9 @@ def describe(source: Source) -> Description:
     tensors = {f"{name}.weight" if name in _PARAMETERS else name: raw[name] for name in raw}
     tensors = untied(tensors, "lm_head.weight", "transformer.wte.weight")
     meta, where = _meta(source)
-    notes = _Notes(removed_words(removed), [], [], [])
+    notes = Notes(source.config)
+    notes.removed(removed)
+    notes.tensors(tensors, IGNORED)
     said = mapping(meta.get("model_config"))
     spec = _sizes(source, tensors, said, notes)
     tokenizer, special = _tokenizer(source, _rows(said, spec), notes)
@@ -115,27 +117,27 @@ def describe(source: Source) -> Description:
             "its tokenizer has none of the tokens that nanochat puts around turns: it can only go "
             "on with a text"
         )
-    known = set(meta) & {"model_config", "step", "val_bpb", "val_loss"}
-    notes.unused.extend(f"{key} of {where}" for key in sorted(set(meta) - known)[:40])
-    notes.unused.extend(
-        f"{key} of the model_config" for key in said if key not in (*_WORDS.values(), PATTERN)
-    )
+    used = {"model_config", "step", "val_bpb", "val_loss", *weight_keys(source)}
+    notes.keys(meta, used, where)
+    notes.keys(said, (*_WORDS.values(), PATTERN), "the model_config")
+    if where != "the file":
+        notes.keys(source.root, used, "the file")
+    fixed = {"rope_sign": -1, "activation": "relu2", "logit_softcap": 15.0}
+    notes.fixed(fixed)
     return Description(
         format=NAME,
         spec={
             **spec,
+            **fixed,
             "family": NAME,
             "norm": "rmsnorm",
             "norm_eps": None,
             "embed_norm": True,
             "position": "rope",
             "rope_theta": era.rope_theta,
-            "rope_sign": -1,
             "qk_norm": "after_rope",
             "qk_scale": era.qk_scale,
-            "activation": "relu2",
             "window": _windows(spec, said, era, notes),
-            "logit_softcap": 15.0,
             "options": {
                 "value_gate": era.value_gate,
                 "backout_layer": whole(spec["n_layer"]) // 2,
@@ -159,13 +161,6 @@ def describe(source: Source) -> Description:
         defaults=notes.defaults,
         unused=notes.unused,
     )
-
-
-class _Notes(NamedTuple):
-    warnings: list[str]
-    inferred: list[str]
-    defaults: list[str]
-    unused: list[str]
 
 
 # ---- the settings
@@ -199,7 +194,7 @@ def _sizes(
     source: Source,
     tensors: Mapping[str, object],
     said: Mapping[str, object],
-    notes: _Notes,
+    notes: Notes,
 ) -> dict[str, object]:
     """The sizes, from the tensors where they show them."""
     embed = matrix(tensors, "transformer.wte.weight")
@@ -210,6 +205,8 @@ def _sizes(
         "n_layer": count(tensors, "transformer.h.{n}."),
     }
     agree(shown, said, {ours: _WORDS[ours] for ours in shown if ours not in source.config})
+    notes.shapes(shown)
+    notes.head("lm_head.weight" not in tensors, "lm_head.weight")
     n_head = source.config.get("n_head", said.get("n_head"))
     gates = [
         ref.shape[0]
@@ -243,7 +240,7 @@ def _sizes(
 
 
 def _windows(
-    spec: Mapping[str, object], said: Mapping[str, object], era: Era, notes: _Notes
+    spec: Mapping[str, object], said: Mapping[str, object], era: Era, notes: Notes
 ) -> tuple[int, ...]:
     """How many positions each layer sees; empty where all see all."""
     pattern = said.get(PATTERN)
@@ -281,7 +278,7 @@ def _trimmed(
     spec: dict[str, object],
     said: Mapping[str, object],
     tokenizer: TokenizerHint,
-    notes: _Notes,
+    notes: Notes,
 ) -> dict[str, object]:
     """The tensors without the rows that only fill up to a multiple of 64; `spec` gets the rest."""
     rows = whole(spec["vocab_size"])
@@ -306,7 +303,7 @@ def _trimmed(
 # ---- where it comes from
 
 
-def _stage(source: Source, meta: Mapping[str, object], notes: _Notes) -> str:
+def _stage(source: Source, meta: Mapping[str, object], notes: Notes) -> str:
     """base, mid, sft or rl: from the directory, else from what only the base training notes."""
     stage = _STAGES.get(os.path.basename(os.path.dirname(source.folder)), "")
     if stage:
@@ -349,7 +346,7 @@ _PLACES = ("", "tokenizer", "../../tokenizer", "../tokenizer", "..")
 
 
 def _tokenizer(
-    source: Source, rows: tuple[int, bool], notes: _Notes
+    source: Source, rows: tuple[int, bool], notes: Notes
 ) -> tuple[TokenizerHint, Mapping[str, int] | None]:
     """The tokenizer, and its control tokens where it was found."""
     ids, exact = rows
