@@ -463,6 +463,15 @@ def test_a_tokenizer_named_by_a_lost_path_is_found_by_its_last_part(tmp_path: Pa
     assert catalog.describe(str(step)).tokenizer.path == str(tmp_path / "my-tok/tokenizer.json")
 
 
+def test_the_tokenizer_can_be_overridden_in_the_trainers_words(tmp_path: Path) -> None:
+    model = Model(vocab_size=384)
+    step = run(tmp_path, model, weights_of(model))
+    with_tokenizer(tmp_path / "elsewhere")
+    info = catalog.describe(str(step), config={"data.tokenizer_path": str(tmp_path / "elsewhere")})
+    assert info.tokenizer.path == str(tmp_path / "elsewhere/tokenizer.json")
+    assert info.tokenizer.source == "given by the user"
+
+
 def test_a_name_is_found_in_hugging_faces_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from tui_chat.checkpoint.archive import Archive
 from tui_chat.checkpoint.files import RegularFile, Stamp, shown_name, shown_path
 from tui_chat.checkpoint.info import CheckpointInfo, TemplateHint, TokenizerHint
 from tui_chat.checkpoint.names import Recipe, Table, match
+from tui_chat.checkpoint.overrides import setting
 from tui_chat.checkpoint.plan import WeightPlan
 from tui_chat.checkpoint.source import Source
 from tui_chat.checkpoint.tensors import TensorRef
@@ -114,7 +115,6 @@ def run_name(path: str) -> str:
     return shown_name(os.path.dirname(path))
 
 
-_SETTABLE = sorted({f.name for f in fields(ModelSpec)} - {"options", "rope_scaling", "family"})
 _COUNTS = ("vocab_size", "n_layer", "n_head", "n_embd", "context_length", "n_kv_head", "head_dim")
 
 
@@ -130,13 +130,8 @@ def build_spec(
     for name, value in overrides.items():
         if name in chosen:
             chosen[name] = _alike(name, value, chosen[name])
-        elif name not in _SETTABLE:
-            there = [*chosen, *_SETTABLE]
-            raise UsageError(
-                f"there is no model setting {name[:80]!r}", "", f"There are {', '.join(there)}"
-            )
         else:
-            values[name] = value
+            values[name] = setting(name, value, chosen)
     if chosen:
         values["options"] = chosen
     for name in _COUNTS[:5]:

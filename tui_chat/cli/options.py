@@ -250,7 +250,7 @@ def config(pairs: Sequence[str]) -> dict[str, object]:
     values: dict[str, object] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
+        if not equals or not all(part.isidentifier() for part in key.split(".")):
             raise UsageError(
                 "--config takes KEY=VALUE", f"{pair!r} is not", "For example --config n_head=12"
             )
