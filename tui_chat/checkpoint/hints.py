@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Literal
 
 from tui_chat.checkpoint.archive import read_pickle_file
 from tui_chat.checkpoint.encodings import is_encoding
-from tui_chat.checkpoint.files import shown_path
+from tui_chat.checkpoint.files import shown_name, shown_path
+from tui_chat.checkpoint.hf_tokenizer import hf_tokenizer, read_template
 from tui_chat.checkpoint.hipgpt_tokenizer import is_word_pieces
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
+from tui_chat.checkpoint.named_templates import NAMES, named_template
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import read_json, read_toml
 from tui_chat.checkpoint.vocabularies import is_llmc_tokenizer
@@ -17,7 +20,7 @@ from tui_chat.checkpoint.yaml_file import read_yaml
 from tui_chat.errors import CheckpointError, UsageError
 
 TIKTOKEN_NAMES = ("gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base")
-TEMPLATE_NAMES = ("none", "plain", "train-llm", "nanochat")
+TEMPLATE_NAMES = ("none", "plain", *NAMES, "train-llm", "nanochat")
 _USER = "given by the user"
 
 
@@ -30,15 +33,18 @@ def tokenizer_hint(said: str, hint: TokenizerHint) -> TokenizerHint:
         return TokenizerHint(kind="none", source=_USER)
     path = os.path.abspath(os.path.expanduser(said))
     if os.path.isdir(path):
-        for name in ("tokenizer.json", "tokenizer.pkl", "meta.pkl"):
+        for name in ("tokenizer.json", "tokenizer.pkl", "meta.pkl", "tokenizer.model"):
             if os.path.isfile(os.path.join(path, name)):
-                return _by_file(os.path.join(path, name))
+                return _by_file(os.path.join(path, name), hint)
+        found = hf_tokenizer(path).hint
+        if found.kind != "none":
+            return replace(found, source=_USER)
         raise CheckpointError(
             f"there is no tokenizer in {shown_path(path)}",
-            "it has neither tokenizer.json nor tokenizer.pkl nor meta.pkl",
+            "it has neither tokenizer.json nor tokenizer.model nor tokenizer.pkl nor meta.pkl",
         )
     if os.path.exists(path):
-        return _by_file(path)
+        return _by_file(path, hint)
     if said in TIKTOKEN_NAMES:
         same = hint.kind == "tiktoken"
         return TokenizerHint(
@@ -102,7 +108,7 @@ def settings_file(path: str) -> dict[str, object]:
     return found
 
 
-def _by_file(path: str) -> TokenizerHint:
+def _by_file(path: str, hint: TokenizerHint) -> TokenizerHint:
     if path.endswith(".json"):
         found: Literal["hipgpt", "tokenizer.json"] = (
             "hipgpt" if is_word_pieces(path) else "tokenizer.json"
@@ -116,6 +122,8 @@ def _by_file(path: str) -> TokenizerHint:
     if path.endswith(".tiktoken"):
         name = os.path.basename(path)[: -len(".tiktoken")]
         return TokenizerHint(kind="tiktoken", name=name, path=path, source=_USER)
+    if path.endswith(".model") and hint.kind != "llama2c":
+        return TokenizerHint(kind="sentencepiece", path=path, source=_USER)
     if path.endswith((".bin", ".model")):
         return TokenizerHint(
             kind="llmc" if is_llmc_tokenizer(path) else "llama2c", path=path, source=_USER
@@ -129,16 +137,37 @@ def _by_file(path: str) -> TokenizerHint:
 
 
 def template_hint(said: str, hint: TemplateHint) -> TemplateHint:
-    """`hint` replaced by the template the user named."""
+    """`hint` replaced by the template the user named: a name, a Jinja file, or a directory (or
+    its tokenizer_config.json) with a chat template. Raises on anything else."""
     if not said or said == hint.name:
         return hint
-    if said not in TEMPLATE_NAMES:
-        names = dict.fromkeys((*TEMPLATE_NAMES, *((hint.name,) if hint.name else ())))
-        raise UsageError(f"there is no template {said[:80]!r}", "", f"There are {', '.join(names)}")
     if said == "none":
         return TemplateHint(source=_USER)
     if said == "train-llm":
         from tui_chat.checkpoint.formats.train_llm import TEMPLATE
 
         return TemplateHint(name=said, source=_USER, turns=TEMPLATE.turns, stop=TEMPLATE.stop)
-    return TemplateHint(name=said, source=_USER)
+    if said in NAMES:
+        return named_template(said, _USER, hint.tokens)
+    if said in TEMPLATE_NAMES:
+        return TemplateHint(name=said, source=_USER)
+    path = os.path.abspath(os.path.expanduser(said))
+    if os.path.isdir(path) or os.path.basename(path) == "tokenizer_config.json":
+        return _template_of(path if os.path.isdir(path) else os.path.dirname(path), hint)
+    if os.path.exists(path) or said.endswith((".jinja", ".jinja2", ".j2")):
+        return TemplateHint(
+            name=shown_name(path), source=_USER, jinja=read_template(path), tokens=hint.tokens
+        )
+    names = dict.fromkeys((*TEMPLATE_NAMES, *((hint.name,) if hint.name else ())))
+    raise UsageError(
+        f"there is no template {said[:80]!r}",
+        "",
+        f"Give a Jinja file, or one of {', '.join(names)}",
+    )
+
+
+def _template_of(folder: str, hint: TemplateHint) -> TemplateHint:
+    found = hf_tokenizer(folder).template
+    if not found.jinja:
+        raise CheckpointError(f"there is no chat template in {shown_path(folder)}")
+    return replace(found, source=_USER, tokens=found.tokens or hint.tokens)

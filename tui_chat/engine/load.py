@@ -98,7 +98,9 @@ class LoadedCheckpoint:
         """The checkpoint's template, or plain "User:" and "Assistant:" lines where it has none."""
         if self.template is not None:
             return self.template
-        plain = open_template(TemplateHint(name="plain"), self.tokenizer, "plain")
+        plain = open_template(
+            TemplateHint(name="plain"), self.tokenizer, text_start=self.info.text_start
+        )
         assert plain is not None
         return plain
 
@@ -149,7 +151,7 @@ def load_checkpoint(
     check()
     progress("tokenizer", 0.0)
     tokenizer = open_tokenizer(info.tokenizer, info.spec)
-    template = open_template(info.template, tokenizer, options.template)
+    template = open_template(info.template, tokenizer, options.template, text_start=info.text_start)
     check()
     progress("warming up", 0.0)
     model = build(info.spec, tensors, precision)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from tui_chat.conversation import Turn
+from tui_chat.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,22 @@ class Template(Protocol):
     stop_ids: frozenset[int]
     stop_strings: tuple[str, ...]  # where a reply ends in text rather than at an id
 
-    def render(self, turns: Sequence[Turn], *, continue_last: bool = False) -> Rendered:
+    def render(
+        self, turns: Sequence[Turn], *, continue_last: bool = False, **variables: object
+    ) -> Rendered:
         """Turns as ids, ending where a reply begins.
 
         When the last turn is the assistant's, nothing is added after it; with `continue_last` it is
-        also left open, so that the model goes on with it. Templates in Jinja take variables of
-        their own as well. Raises UsageError for a role it does not know.
+        also left open, so that the model goes on with it. `variables` are those of a template in
+        Jinja (enable_thinking); others know none. Raises UsageError for a role or a variable it
+        does not know.
         """
         ...
+
+
+def no_variables(name: str, variables: Mapping[str, object]) -> None:
+    """Raises UsageError where a template that has no variables was given some."""
+    if variables:
+        raise UsageError(
+            f"the template {name} has no variables", f"{next(iter(variables))[:40]!r} was given"
+        )

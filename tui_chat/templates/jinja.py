@@ -22,10 +22,16 @@ _OTHER = "Choose another template with --template, e.g. plain"
 
 
 class JinjaTemplate:
-    """A chat template in Jinja. `tokens` are its variables: bos_token, eos_token, ..."""
+    """A chat template in Jinja. `tokens` are its variables: bos_token, eos_token, ...; `stop` are
+    texts known to end a reply, beside what the template itself shows."""
 
     def __init__(
-        self, name: str, text: str, tokenizer: Tokenizer, tokens: Mapping[str, str] | None = None
+        self,
+        name: str,
+        text: str,
+        tokenizer: Tokenizer,
+        tokens: Mapping[str, str] | None = None,
+        stop: Sequence[str] = (),
     ) -> None:
         """Raises CheckpointError for a template that cannot be parsed."""
         self.name = name
@@ -58,8 +64,9 @@ class JinjaTemplate:
         assert isinstance(marks, list)
         self._ordinary = [mark for mark in other if mark not in marks]
         self._remembered: dict[object, Rendered] = {}
-        self.stop_ids = frozenset(self._ends())
-        self.stop_strings: tuple[str, ...] = ()
+        known = {tokenizer.special[end] for end in stop if end in tokenizer.special}
+        self.stop_ids = frozenset(known | set(self._ends()))
+        self.stop_strings = tuple(end for end in stop if end not in tokenizer.special)
 
     def close(self) -> None:
         """End the process; it starts again when it is needed."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from tui_chat.checkpoint.encodings import TURN_TOKENS
 from tui_chat.conversation import Turn
 from tui_chat.errors import UsageError
-from tui_chat.templates.base import Rendered
+from tui_chat.templates.base import Rendered, no_variables
 from tui_chat.tokenizers.base import Tokenizer
 
 _JOIN = "\n\n"
@@ -41,8 +41,11 @@ class NanoChatTemplate:
         self.stop_ids: frozenset[int] = frozenset((bos, assistant_end))
         self.stop_strings: tuple[str, ...] = ()
 
-    def render(self, turns: Sequence[Turn], *, continue_last: bool = False) -> Rendered:
+    def render(
+        self, turns: Sequence[Turn], *, continue_last: bool = False, **variables: object
+    ) -> Rendered:
         """See templates.base.Template. User and assistant must alternate, the user first."""
+        no_variables(self.name, variables)
         ids, starts = [self._bos], []
         encode = self._tokenizer.encode
         system, expected = "", "user"

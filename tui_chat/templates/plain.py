@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tui_chat.conversation import Turn
 from tui_chat.errors import UsageError
-from tui_chat.templates.base import Rendered
+from tui_chat.templates.base import Rendered, no_variables
 from tui_chat.tokenizers.base import Tokenizer
 
 _LABELS = {"system": "", "user": "User:", "assistant": "Assistant:"}
@@ -23,14 +23,18 @@ class PlainTemplate:
 
     name = "plain"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, text_start: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._text_start = list(text_start)
         self.stop_ids: frozenset[int] = frozenset()
         self.stop_strings: tuple[str, ...] = ("\nUser:", "\nAssistant:")
 
-    def render(self, turns: Sequence[Turn], *, continue_last: bool = False) -> Rendered:
+    def render(
+        self, turns: Sequence[Turn], *, continue_last: bool = False, **variables: object
+    ) -> Rendered:
         """See templates.base.Template."""
-        ids: list[int] = []
+        no_variables(self.name, variables)
+        ids = list(self._text_start)
         starts: list[int] = []
         for n, turn in enumerate(turns):
             if turn.role not in _LABELS:
@@ -39,7 +43,7 @@ class PlainTemplate:
                     "",
                     f"It has {', '.join(_LABELS)}",
                 )
-            starts.append(len(ids))
+            starts.append(len(ids) if n else 0)
             if turn.role == "system" and not turn.text:
                 continue
             open_end = continue_last and n == len(turns) - 1 and turn.role == "assistant"

@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 
 from tui_chat.conversation import Turn
 from tui_chat.errors import UsageError
-from tui_chat.templates.base import Rendered
+from tui_chat.templates.base import Rendered, no_variables
 from tui_chat.tokenizers.base import Tokenizer
 
 
 class RoleTemplate:
-    """A template from a table {role: (before, after)}. An empty system text counts as none."""
+    """A template from a table {role: (before, after)}. An empty system text counts as none.
+
+    `text_start` are the ids that every text of the model begins with.
+    """
 
     def __init__(
         self,
@@ -25,9 +28,11 @@ class RoleTemplate:
         tokenizer: Tokenizer,
         turns: Mapping[str, tuple[str, str]],
         stop: Sequence[str] = (),
+        text_start: Sequence[int] = (),
     ) -> None:
         self.name = name
         self._tokenizer = tokenizer
+        self._text_start = list(text_start)
         self._around = {
             role: (self._marks(before), self._marks(after))
             for role, (before, after) in turns.items()
@@ -49,13 +54,16 @@ class RoleTemplate:
             ids += [special[part]] if n % 2 else self._tokenizer.encode(part)
         return ids
 
-    def render(self, turns: Sequence[Turn], *, continue_last: bool = False) -> Rendered:
+    def render(
+        self, turns: Sequence[Turn], *, continue_last: bool = False, **variables: object
+    ) -> Rendered:
         """See templates.base.Template."""
-        ids: list[int] = []
+        no_variables(self.name, variables)
+        ids = list(self._text_start)
         starts: list[int] = []
         for n, turn in enumerate(turns):
             before, after = around(self._around, turn.role, self.name)
-            starts.append(len(ids))
+            starts.append(len(ids) if n else 0)
             if turn.role == "system" and not turn.text:
                 continue
             ids += before
