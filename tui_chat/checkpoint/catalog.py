@@ -138,8 +138,13 @@ def overview(path: str) -> CheckpointInfo:
 
 
 def _chosen(path: str, step: int | None, settings: Mapping[str, object], config_file: str) -> str:
-    """The checkpoint that a directory stands for: itself, the step asked for, else the newest that
-    can be opened, by itself or with what the user says."""
+    """The checkpoint that a directory stands for: itself, the step asked for, else the one that the
+    run marks as its newest or the newest that can be opened, with what the user says."""
+    if step is None and not claimed(Source(path).files):
+        # Where the run itself says which, the others need not be read.
+        for marked in _marked(path):
+            if _opens(marked, settings, config_file):
+                return marked
     name = shown_path(path)
     scanner = Scanner(overview)
     entries = scanner.entries(path)
@@ -166,11 +171,11 @@ def _chosen(path: str, step: int | None, settings: Mapping[str, object], config_
                 f"{name} has no step {step}", f"it has {', '.join(steps) or 'none'}"
             )
     else:
-        whole, marked = [entry for entry in entries if not entry.error], _marked(path)
+        whole = [entry for entry in entries if not entry.error]
         if not whole and (settings or config_file):
             helped = (e for e in reversed(entries) if _opens(e.path, settings, config_file))
             whole = list(itertools.islice(helped, 1))
-        chosen = [entry for entry in whole if entry.path in marked] or whole or entries
+        chosen = whole or entries
     return chosen[-1].path
 
 
