@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 from torch import Tensor
@@ -29,8 +29,10 @@ from tui_chat.engine.events import (
     LoadOptions,
     LoadProgress,
     Prompt,
+    PromptShown,
     Request,
     SetSampling,
+    ShowPrompt,
     Started,
     Stepped,
     Stop,
@@ -356,6 +358,25 @@ def test_unloading_frees_the_lane(driver: Driver, alphabet: str) -> None:
     driver.send(Unload(lane="a"), ask("abc"))
     driver.until(lambda: driver.of(Failed))
     assert driver.of(Unloaded)
+
+
+def test_a_prompt_is_shown_with_its_control_tokens_apart(driver: Driver, alphabet: str) -> None:
+    driver.open("a", alphabet)
+    tokenizer = driver.worker._lanes["a"].checkpoint.tokenizer
+    object.__setattr__(tokenizer, "special", {"<|end|>": 3})
+    question = ShowPrompt(lane="a", request_id="p", prompt=Prompt(mode="raw", ids=(0, 1, 3, 2, 28)))
+    driver.send(question)
+    driver.until(lambda: driver.of(PromptShown))
+    told = driver.of(PromptShown)[0]
+    assert (told.tokens, told.pieces) == (5, (("ab", False), ("<|end|>", True), ("c\n", False)))
+
+
+def test_why_a_prompt_cannot_be_shown_is_told(driver: Driver, alphabet: str) -> None:
+    driver.open("a", alphabet)
+    turns = (Turn(role=cast(Any, "judge"), text="order"),)
+    driver.send(ShowPrompt(lane="a", request_id="p", prompt=Prompt(mode="chat", turns=turns)))
+    driver.until(lambda: driver.of(PromptShown))
+    assert "no role 'judge'" in driver.of(PromptShown)[0].why
 
 
 class Panic(BaseException):

@@ -91,6 +91,15 @@ class CountTokens:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShowPrompt:
+    """What the model would get of a prompt; answered by `PromptShown`."""
+
+    lane: str
+    request_id: str
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Unload:
     lane: str
 
@@ -100,7 +109,8 @@ class Shutdown:
     pass
 
 
-Request = Load | CancelLoad | Generate | SetSampling | Stop | CountTokens | Unload | Shutdown
+Question = CountTokens | ShowPrompt
+Request = Load | CancelLoad | Generate | SetSampling | Stop | Question | Unload | Shutdown
 
 # ---- events
 
@@ -241,6 +251,19 @@ class Counted:
     missing: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptShown:
+    """The ids of a prompt as text: pieces, and of each whether it is a control token. `why` says
+    why there are none.
+    """
+
+    request_id: str
+    lane: str
+    tokens: int = 0
+    pieces: tuple[tuple[str, bool], ...] = ()
+    why: str = ""
+
+
 Event = (
     LoadProgress
     | Loaded
@@ -253,4 +276,5 @@ Event = (
     | Finished
     | Failed
     | Counted
+    | PromptShown
 )

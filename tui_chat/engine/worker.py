@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from tui_chat.engine.blame import wrapped
 from tui_chat.engine.events import (
     CancelLoad,
-    Counted,
     CountTokens,
     Event,
     Failed,
@@ -29,14 +28,17 @@ from tui_chat.engine.events import (
     Loaded,
     LoadFailed,
     LoadProgress,
+    Question,
     Request,
     SetSampling,
+    ShowPrompt,
     Shutdown,
     Stats,
     Stop,
     Unload,
     Unloaded,
 )
+from tui_chat.engine.questions import answer
 from tui_chat.engine.resident import Resident
 from tui_chat.engine.together import serve
 from tui_chat.engine.torch_import import import_torch
@@ -68,7 +70,7 @@ class Worker:
         self._emit_event = emit
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._pending: deque[Request] = deque()
-        self._counts: dict[tuple[str, str], CountTokens] = {}
+        self._questions: dict[tuple[str, str], Question] = {}
         self._lanes: dict[str, Lane] = {}
         self._running: dict[str, _Running] = {}
         self._resident = Resident(memory_budget)
@@ -114,8 +116,8 @@ class Worker:
         self._collect(block=not self._running and not self._pending)
         while self._pending:
             self._handle(self._pending.popleft())
-        for count in list(self._counts.values()):
-            self._count(count)
+        for question in list(self._questions.values()):
+            self._answer(question)
         self._advance_all()
 
     def _advance_all(self) -> None:
@@ -168,8 +170,8 @@ class Worker:
                     self._running[lane].reply.params = params
             case Stop(request_id=request_id):
                 self._stop(request_id)
-            case CountTokens():
-                self._counts[request.lane, request.request_id] = request
+            case CountTokens() | ShowPrompt():
+                self._questions[request.lane, request.request_id] = request
             case Unload(lane=lane):
                 self._end_reply(lane)
                 self._drop_lane(lane)
@@ -235,21 +237,15 @@ class Worker:
             # After the screen has heard of it: a device that is lost may refuse this as well.
             self._lanes[lane].drop_cache()
 
-    def _count(self, request: CountTokens) -> None:
-        del self._counts[request.lane, request.request_id]
-        lane = self._lanes.get(request.lane)
+    def _answer(self, question: Question) -> None:
+        del self._questions[question.lane, question.request_id]
+        lane = self._lanes.get(question.lane)
         if lane is None:
             return
         try:
-            tokens, missing = lane.count(request.prompt), lane.missing(request.prompt)
+            self._emit(answer(lane, question))
         except BaseException as error:
-            log.warning("cannot count tokens", exc_info=error)
-            return
-        self._emit(
-            Counted(
-                request_id=request.request_id, lane=request.lane, tokens=tokens, missing=missing
-            )
-        )
+            log.warning("cannot answer about a prompt", exc_info=error)
 
     # ---- loading
 
@@ -349,7 +345,7 @@ class Worker:
                 case Stop(request_id=request_id):
                     self._stop(request_id)
                     later = self._without(later, request_id)
-                case SetSampling() | CountTokens():
+                case SetSampling() | CountTokens() | ShowPrompt():
                     self._handle(request)
                 case Generate(lane=lane) if lane != self._loading.lane:
                     self._handle(request)

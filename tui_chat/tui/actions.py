@@ -28,6 +28,7 @@ class Action:
 ACTIONS: tuple[Action, ...] = (
     Action("open_checkpoint", "Open a checkpoint", ("ctrl+o", "f2"), "open", "[PATH]", "open"),
     Action("card", "About the open checkpoint", (), "card"),
+    Action("show_prompt", "Show what the model gets, control tokens included", (), "prompt"),
     Action("sampling", "Sampling panel", ("ctrl+s", "f3"), "sampling", "", "sampling"),
     Action("set_knob", "Turn a sampling knob", (), "set", "KNOB VALUE"),
     Action("retry", "Retry the last reply", ("ctrl+r",), "retry", "", "retry"),

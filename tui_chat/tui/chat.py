@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from tui_chat.conversation import Conversation, Message, Mode, Receipt, new_id
+from tui_chat.conversation import Conversation, Message, Mode, Receipt, Turn, new_id
 from tui_chat.engine import events as ev
 from tui_chat.sampling import MAX_SEED, SamplingParams
 from tui_chat.sessions.records import ChatMeta
@@ -145,6 +145,8 @@ class Chat:
         if not text and (self.conversation.mode == "chat" or not len(self.conversation)):
             return False
         saved: Future[Any] | None = None
+        if text and self._reads_words and not text[-1].isspace():
+            text += " "  # the reply begins with a word of its own
         if text:
             message = self.conversation.add("user", text)
             # The row of the chat first: messages refer to it.
@@ -153,6 +155,12 @@ class Chat:
             self._view.message_added(message)
         self._ask(self.conversation.leaf, after=saved, said=text)
         return True
+
+    @property
+    def _reads_words(self) -> bool:
+        """Whether a text is continued by a tokenizer that takes its end for the end of a word."""
+        kind = "" if self.loaded is None else self.loaded.info.tokenizer.kind
+        return kind == "hipgpt" and self.conversation.mode == "raw"
 
     def _busy(self) -> bool:
         """Whether something is asked already; says so."""
@@ -274,16 +282,27 @@ class Chat:
                 )
             )
 
-    def _count_context(self) -> None:
+    def show_prompt(self, draft: str) -> bool:
+        """Ask what the model would get if `draft` were sent; the answer is a `PromptShown` event.
+        False when no checkpoint is there to say.
+        """
         if self.loaded is None or self.loading is not None:
-            return
+            return False
+        prompt = self._prompt(draft)
+        self._send(ev.ShowPrompt(lane=self.lane, request_id="prompt", prompt=prompt))
+        return True
+
+    def _count_context(self) -> None:
+        if self.loaded is not None and self.loading is None:
+            self._send(ev.CountTokens(lane=self.lane, request_id="context", prompt=self._prompt()))
+
+    def _prompt(self, draft: str = "") -> ev.Prompt:
+        """The conversation as it stands, with a draft behind it."""
         conversation = self.conversation
-        prompt = (
-            ev.Prompt(mode="raw", text=conversation.raw_text())
-            if conversation.mode == "raw"
-            else ev.Prompt(mode="chat", turns=conversation.turns())
-        )
-        self._send(ev.CountTokens(lane=self.lane, request_id="context", prompt=prompt))
+        if conversation.mode == "raw":
+            return ev.Prompt(mode="raw", text=conversation.raw_text() + draft)
+        said = (Turn("user", draft),) if draft else ()
+        return ev.Prompt(mode="chat", turns=(*conversation.turns(), *said))
 
     # ---- what the worker says
 

@@ -7,50 +7,32 @@ import threading
 from collections.abc import Callable
 from typing import ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Static
 
 from tui_chat.checkpoint.card import card, notes
 from tui_chat.checkpoint.info import CheckpointInfo
 from tui_chat.display import visible
 from tui_chat.errors import TuiChatError
+from tui_chat.tui.screens.page import Page
 
 log = logging.getLogger(__name__)
 
 
-class CheckpointCard(ModalScreen[None]):
+class CheckpointCard(Page):
     """Shows what `describe` answers, which is asked in a thread: it reads headers from the disk."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f5,q", "dismiss(None)", "Close", show=False),
+        Binding("f5", "dismiss(None)", show=False),
     ]
 
-    DEFAULT_CSS = """
-    CheckpointCard { align: center middle; }
-    CheckpointCard > VerticalScroll {
-        width: 100; max-width: 100%; height: auto; max-height: 100%; padding: 0 2;
-        background: $surface; border: round $primary; border-title-color: $primary;
-        border-subtitle-color: $chat-muted;
-    }
-    CheckpointCard Static { height: auto; }
-    """
+    TITLE = "About this checkpoint"
 
     def __init__(self, describe: Callable[[], CheckpointInfo]) -> None:
-        super().__init__()
+        super().__init__("Reading …")
         self._describe = describe
 
-    def compose(self) -> ComposeResult:
-        with VerticalScroll() as box:
-            box.border_title = Content("About this checkpoint")
-            box.border_subtitle = Content("arrows scroll · Esc closes")
-            yield Static("Reading …", markup=False)
-
     def on_mount(self) -> None:
-        self.query_one(VerticalScroll).focus()
         threading.Thread(target=self._read, name="card", daemon=True).start()
 
     def _read(self) -> None:
@@ -61,10 +43,7 @@ class CheckpointCard(ModalScreen[None]):
         except Exception as error:  # the edge of the thread: shown, not lost
             log.exception("cannot describe a checkpoint")
             page = Content(visible(str(error)))
-        self.call_later(self._show, page)
-
-    def _show(self, page: Content) -> None:
-        self.query_one(Static).update(page)
+        self.call_later(self.show, page)
 
 
 def card_page(info: CheckpointInfo) -> Content:

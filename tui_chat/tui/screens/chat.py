@@ -26,6 +26,7 @@ from tui_chat.tui.chat_view import Keeper
 from tui_chat.tui.commands import parse_slash, suggestions
 from tui_chat.tui.screens.chat_actions import WIDE, ChatActions
 from tui_chat.tui.screens.chats import ChatShelf
+from tui_chat.tui.screens.prompt_page import PromptPage
 from tui_chat.tui.screens.services import Services
 from tui_chat.tui.transcript import WELCOME, block_of, blocks_of, receipt_line
 from tui_chat.tui.widgets.conversation_view import Block, ConversationView
@@ -306,6 +307,9 @@ class ChatScreen(ChatActions):
         if isinstance(event, ev.Counted) and event.request_id == "draft":
             self._draft_tokens = event.tokens
             return
+        if isinstance(event, ev.PromptShown):
+            self._show_prompt(event)
+            return
         before = self.chat.loaded
         if isinstance(event, (ev.Started, ev.Finished, ev.Loaded)):
             self._error, self._said = "", ("", 0.0)  # there is something newer to say
@@ -315,3 +319,12 @@ class ChatScreen(ChatActions):
             self._show_rail()
             if not len(self.chat.conversation):
                 self.conversation_changed()
+
+    def _show_prompt(self, event: ev.PromptShown) -> None:
+        loaded, mode = self.chat.loaded, self.chat.conversation.mode
+        template = "raw text"
+        if mode == "chat" and loaded is not None:
+            hint = loaded.info.template
+            template = f"template {hint.name or 'plain'}"
+            template += f", {hint.source}" if hint.source else ""
+        self.app.push_screen(PromptPage(event, template))

@@ -146,6 +146,11 @@ class ChatActions(Screen[None]):
         else:
             self.app.push_screen(CheckpointCard(lambda: loaded.info))
 
+    def action_show_prompt(self) -> None:
+        """The answer comes as an event."""
+        if not self.chat.show_prompt(self.prompt.text):
+            self.say("No checkpoint is open. Ctrl+O opens one.")
+
     def action_sampling(self) -> None:
         """Show and focus the panel; again, from within it: hide it or go back to the prompt."""
         show = not (self.has_class("-panel") and self.panel.has_focus_within)
