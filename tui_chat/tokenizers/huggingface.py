@@ -81,6 +81,9 @@ class HuggingFace:
                 del self._bytes[rows:]
         if not self._bytes:
             raise CheckpointError(title, "it has no pieces")
+        # Rows of the model beyond the tokenizer can be drawn as well, as in the systems that use
+        # such files; they have no text.
+        self._bytes += [b""] * (rows - len(self._bytes))
         self.vocab_size = len(self._bytes)
         self.special: Mapping[str, int] = {}
         self.marks: Mapping[str, int] = {}
