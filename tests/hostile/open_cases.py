@@ -25,7 +25,7 @@ from tui_chat.checkpoint.tensors import TensorRef
 from tui_chat.errors import TuiChatError
 from tui_chat.tokenizers.chars import open_characters
 
-KINDS = ("torch", "pickle-meta", "safetensors", "nanogpt-dir", "auto", "llama2c", "llmc")
+KINDS = ("torch", "pickle-meta", "safetensors", "nanogpt-dir", "auto", "llama2c", "llmc", "hipgpt")
 
 
 def prepared(case: Mapping[str, object], corpus: Path, work: Path) -> Path:

@@ -18,7 +18,7 @@ from tui_chat.checkpoint.archive import read_archive
 from tui_chat.errors import CheckpointError
 
 CORPUS = Path(__file__).parent
-KINDS = ("torch", "pickle-meta", "safetensors", "nanogpt-dir", "auto", "llama2c", "llmc")
+KINDS = ("torch", "pickle-meta", "safetensors", "nanogpt-dir", "auto", "llama2c", "llmc", "hipgpt")
 CASES = [
     case
     for case in json.loads((CORPUS / "index.json").read_text())["cases"]
