@@ -358,6 +358,41 @@ def test_settings_that_cannot_be_computed_are_refused_by_name(
     assert what in f"{failed.value} {failed.value.found}"
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor", "named"),
+    [
+        ("llama", "blk.1.ffn_norm.weight", "blk.1.ffn_norm"),
+        ("llama", "output_norm.weight", "output_norm"),
+        ("llama", "blk.1.attn_v.weight", "blk.1.attn_v"),
+        ("phi2", "blk.0.attn_norm.weight", "blk.0.attn_norm"),
+        ("stablelm", "blk.1.ffn_norm.weight", "blk.1.ffn_norm"),
+        ("qwen3moe", "blk.1.ffn_up_exps.weight", "blk.1.ffn_up"),
+        ("qwen3moe", "blk.1.ffn_down_exps.weight", "blocks.1.mlp.experts.down"),
+        ("gpt2", "position_embd.weight", "position"),
+    ],
+)
+def test_a_tensor_that_is_missing_is_named(
+    name: str, tensor: str, named: str, tmp_path: Path
+) -> None:
+    def edit(keys: dict[str, Any], tensors: dict[str, Any]) -> None:
+        del tensors[tensor]
+
+    path = rewritten(MODELS / f"{name}.gguf", tmp_path / "m.gguf", edit)
+    with pytest.raises(CheckpointError) as failed:
+        catalog.describe(path)
+    assert named in failed.value.found
+
+
+def test_a_norm_that_no_layer_has_is_missed_where_the_architecture_needs_it(tmp_path: Path) -> None:
+    def edit(keys: dict[str, Any], tensors: dict[str, Any]) -> None:
+        for n in (0, 1):
+            del tensors[f"blk.{n}.ffn_norm.weight"]
+
+    with pytest.raises(CheckpointError) as failed:
+        catalog.describe(rewritten(MODELS / "llama.gguf", tmp_path / "m.gguf", edit))
+    assert "blk.0.ffn_norm.weight" in failed.value.found
+
+
 def test_what_a_file_leaves_out_is_filled_in_and_said(tmp_path: Path) -> None:
     path = changed(
         tmp_path, "gemma2", gemma2__attention__sliding_window=None,

@@ -20,9 +20,8 @@ class Architecture:
     Of `window_every` layers the last sees all, the others the window; 0: all layers see the window,
     if there is one. Those that see the window turn by `local_theta`, if that is set. `global_rope`
     False: the layers that see all do not turn. Every `unturned`-th layer does not turn. `defaults`
-    are keys, without the architecture in front, that a file may leave out. `key_means` is what
-    logit_scale does. `bare_norms`: norms have no weights. `second` is the tensor of the norm before
-    the MLP.
+    are keys, without the architecture in front, that a file may leave out. `logit_scale`
+    multiplies the logits or divides them. `bare_norms`: norms have no weights.
     """
 
     norm: Norm = "rmsnorm"
@@ -39,8 +38,6 @@ class Architecture:
     unturned: int = 0
     renormalised: bool = True
     logit_scale: Literal["times", "over"] = "over"
-    first: str = "attn_norm"
-    second: str = "ffn_norm"
     defaults: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -14,32 +14,25 @@ from collections.abc import Mapping
 from tui_chat.checkpoint.archive import Archive, read_archive
 from tui_chat.checkpoint.description import Description
 from tui_chat.checkpoint.files import shown_name
-from tui_chat.checkpoint.gguf import numbers_of, slab, stacked
+from tui_chat.checkpoint.gguf import numbers_of
 from tui_chat.checkpoint.gguf_architectures import ARCHITECTURES, Architecture
 from tui_chat.checkpoint.gguf_keys import Keys
+from tui_chat.checkpoint.gguf_tensors import IGNORED, arranged, names_of
 from tui_chat.checkpoint.gguf_text import describe_text
 from tui_chat.checkpoint.gpt2 import matrix
 from tui_chat.checkpoint.info import TokenizerHint
-from tui_chat.checkpoint.names import Row, Table, cat, count, optional, partial
+from tui_chat.checkpoint.names import count
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.quantised import check_readable
 from tui_chat.checkpoint.rope import rope
 from tui_chat.checkpoint.source import Source
-from tui_chat.checkpoint.tensors import TensorRef, contiguous
+from tui_chat.checkpoint.tensors import TensorRef
 from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import Experts, RopeScaling
 
 NAME = "GGUF"
 
-IGNORED = (
-    "rope_freqs.weight",
-    "rope_factors_*.weight",
-    "blk.*.attn_rot_embd.weight",
-    "blk.*.rope_freqs.weight",
-    "blk.*.rope_factors_*.weight",
-)
 _PIECE = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf$")
-_STACKS = re.compile(r"(blk\.\d+\.ffn_(?:gate|up))_exps\.(weight|bias)$")
 
 
 def recognise(source: Source) -> float:
@@ -67,8 +60,8 @@ def describe(source: Source) -> Description:
         description=keys.text("general.name"),
     )
     found.spec = _spec(keys, form, tensors, embed, found.inferred)
-    found.tensors = _arranged(tensors)
-    found.names = _names(form, found.tensors)
+    found.tensors = arranged(tensors)
+    found.names = names_of(form, found.tensors, shared=found.spec.get("shared_norm") is True)
     if "output.weight" not in tensors:
         found.inferred.append("tied output: there is no output.weight")
     if any(isinstance(ref, TensorRef) and (ref.encoding or ref.scales) for ref in tensors.values()):
@@ -336,85 +329,3 @@ def _short(tensors: Mapping[str, object]) -> frozenset[str]:
 def _factors(tensors: Mapping[str, object], name: str) -> list[float]:
     ref = tensors.get(name, tensors.get(f"blk.0.{name}"))
     return list(numbers_of(ref)) if isinstance(ref, TensorRef) else []
-
-
-# ---- the tensors
-
-
-def _arranged(tensors: Mapping[str, object]) -> dict[str, object]:
-    """Experts that are stacked become one tensor each where gate and up are joined, else a tall
-    matrix; a gate of one row becomes a matrix."""
-    found: dict[str, object] = {}
-    for name, ref in tensors.items():
-        stack = _STACKS.match(name)
-        if not isinstance(ref, TensorRef):
-            found[name] = ref
-        elif stack and len(ref.shape) == 3 and ref.shape[0] <= 4096:
-            for n in range(ref.shape[0]):
-                found[f"{stack.group(1)}.{n}.{stack.group(2)}"] = slab(ref, n)
-        elif len(ref.shape) == 3:
-            found[name] = stacked(ref)
-        elif name.endswith(".ffn_gate_inp_shexp.weight") and len(ref.shape) == 1:
-            row = (1, *ref.shape)
-            found[name] = TensorRef(ref.dtype, row, contiguous(row), 0, ref.storage)
-        else:
-            found[name] = ref
-    return found
-
-
-def _names(form: Architecture, tensors: Mapping[str, object]) -> Table:
-    def norm(name: str) -> str | Row:
-        return optional(name) if form.bare_norms else name
-
-    layer = "blk.{i}"
-    fused = "blk.0.attn_qkv.weight" in tensors
-    table: dict[str, str | Row] = {
-        "embed": "token_embd",
-        "position": optional("position_embd"),
-        "blocks.{i}.attn.qkv": f"{layer}.attn_qkv"
-        if fused
-        else cat(*(f"{layer}.attn_{part}" for part in "qkv")),
-        "blocks.{i}.attn.q_norm": optional(f"{layer}.attn_q_norm"),
-        "blocks.{i}.attn.k_norm": optional(f"{layer}.attn_k_norm"),
-        "blocks.{i}.attn.out": f"{layer}.attn_output",
-        "blocks.{i}.attn_post_norm": optional(f"{layer}.post_attention_norm"),
-        "blocks.{i}.mlp_post_norm": optional(f"{layer}.post_ffw_norm"),
-        "final_norm": norm("output_norm"),
-        "head": optional("output"),
-    }
-    if form.pre_norm:
-        first, second = form.first, form.second
-        if "blk.0.attn_norm_2.weight" in tensors:  # Falcon's larger models
-            first, second = "attn_norm_2", "attn_norm"
-        table["blocks.{i}.attn_norm"] = norm(f"{layer}.{first}")
-        if not (form.parallel or "blk.0.ffn_norm.weight" not in tensors) or second == "attn_norm":
-            table["blocks.{i}.mlp_norm"] = norm(f"{layer}.{second}")
-        elif form.parallel and "blk.0.ffn_norm.weight" in tensors:
-            table["blocks.{i}.mlp_norm"] = f"{layer}.{second}"
-    up = "gate_up" if form.gated else "up"
-    table[f"blocks.{{i}}.mlp.{up}"] = partial(_up(form, tensors, layer, ""))
-    table["blocks.{i}.mlp.down"] = partial(f"{layer}.ffn_down")
-    if any(".ffn_gate_inp." in name for name in tensors):
-        merged = any(name.endswith("ffn_down_exps.weight") for name in tensors)
-        table |= {
-            "blocks.{i}.mlp.router": partial(f"{layer}.ffn_gate_inp"),
-            f"blocks.{{i}}.mlp.experts.{up}": partial(_up(form, tensors, layer, ".{e}")),
-            "blocks.{i}.mlp.experts.down": partial(
-                f"{layer}.ffn_down_exps" if merged else f"{layer}.ffn_down.{{e}}"
-            ),
-            f"blocks.{{i}}.mlp.shared.{up}": partial(
-                cat(f"{layer}.ffn_gate_shexp", f"{layer}.ffn_up_shexp")
-            ),
-            "blocks.{i}.mlp.shared.down": partial(f"{layer}.ffn_down_shexp"),
-            "blocks.{i}.mlp.shared_gate": partial(f"{layer}.ffn_gate_inp_shexp"),
-        }
-    return table
-
-
-def _up(form: Architecture, tensors: Mapping[str, object], layer: str, end: str) -> str | Row:
-    """Gate over up; Phi-3 stores them as one."""
-    gate = f"{layer}.ffn_gate{end}"
-    probe = gate.replace("{i}", "0").replace("{e}", "0") + ".weight"
-    if not form.gated or (not end and probe not in tensors and "blk.0.ffn_up.weight" in tensors):
-        return f"{layer}.ffn_up{end}"
-    return cat(gate, f"{layer}.ffn_up{end}")
