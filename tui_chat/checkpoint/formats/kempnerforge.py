@@ -312,7 +312,9 @@ def _untied(
     embed, head = tensors.get("token_embedding.embedding.weight"), "output_head.proj.weight"
     tied = same_numbers(embed, tensors.get(head))
     if said.get("tie_embeddings") is True and head in tensors and not tied:
-        warnings.append("tie_embeddings is true, but output and embedding differ: both are used")
+        warnings.append(
+            "tie_embeddings is true, but output and embedding are not stored alike: each is used"
+        )
     return {name: value for name, value in tensors.items() if not (tied and name == head)}
 
 
