@@ -60,7 +60,11 @@ def find_training(
                 f"{shown_path(given)} says nothing of the model", "it has no table [model]"
             )
         if differs := clash(found.model):
-            raise CheckpointError(f"{shown_path(given)} is not this model's", differs)
+            raise CheckpointError(
+                f"{shown_path(given)} is not this model's",
+                differs,
+                "What training was started with beside it can be given with --config model.NAME=N",
+            )
         return found
     fitting: list[Training] = []
     unfit: list[str] = []
