@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,12 @@ def test_other_formats_know_no_dropout(run: Path, nanogpt: Callable[..., str]) -
 # ---- weights that lie
 
 
+def sized(rows: int, length: int, width: int, layers: int, heads: int, hidden: int) -> list[int]:
+    """Bytes up to the first layer, of a layer, and behind the last."""
+    layer = 3 + 4 * width * width + 2 * width * hidden + 9 * width + hidden
+    return [16 + 4 * (rows + length) * width, 4 * layer, 4 * width * rows]
+
+
 def header(**changes: int) -> bytes:
     return struct.pack("<4i", *(SIZES | changes).values())
 
@@ -292,6 +299,38 @@ def test_a_header_of_other_sizes_is_refused_at_once(name: str, value: int, tmp_p
     with pytest.raises(CheckpointError) as error:
         catalog.describe(str(path))
     assert "tiny_step2.bin" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_thousand_layers_of_next_to_nothing_cost_next_to_nothing(tmp_path: Path) -> None:
+    before, layer, behind = sized(2, 2, 1, 1024, 1, 1)
+    data = struct.pack("<4i", 2, 2, 1, 1024) + bytes(before - 16)
+    data += (struct.pack("<3i", 1, 1, 1) + bytes(layer - 12)) * 1024 + bytes(behind)
+    (tmp_path / "a.bin").write_bytes(data)
+    began = time.process_time()
+    info = catalog.describe(str(tmp_path / "a.bin"))
+    assert info.spec.n_layer == 1024 and info.parameters == 4 + 2 + 1024 * 16
+    assert time.process_time() - began < 5
+
+
+def test_gigabytes_are_described_without_being_read(tmp_path: Path) -> None:
+    before, layer, behind = sized(2**18, 1024, 4096, 1, 64, 64)
+    with open(tmp_path / "a.bin", "wb") as file:
+        file.write(struct.pack("<4i", 2**18, 1024, 4096, 1))
+        file.seek(before)
+        file.write(struct.pack("<3i", 4096, 64, 64))
+        file.truncate(before + layer + behind)  # a hole of more than 8 GB
+    began = time.process_time()
+    assert catalog.describe(str(tmp_path / "a.bin")).spec.head_dim == 64
+    assert time.process_time() - began < 2
+
+
+def test_a_window_that_no_machine_could_compute_is_refused(tmp_path: Path) -> None:
+    before, layer, behind = sized(2, 2**16 + 1, 1, 1, 1, 1)
+    data = struct.pack("<4i", 2, 2**16 + 1, 1, 1) + bytes(before - 16)
+    data += struct.pack("<3i", 1, 1, 1) + bytes(layer - 12 + behind)
+    (tmp_path / "a.bin").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"a\.bin"):
+        catalog.describe(str(tmp_path / "a.bin"))
 
 
 @pytest.mark.parametrize("layer", [0, 1])
