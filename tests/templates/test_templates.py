@@ -106,7 +106,7 @@ def test_no_template_is_none_and_an_unknown_name_is_refused(tokenizer: Bpe) -> N
     assert open_template(TemplateHint(), tokenizer) is None
     assert open_template(DEMO, tokenizer, "none") is None
     with pytest.raises(UsageError, match="chatml"):
-        open_template(DEMO, tokenizer, "chatml")
+        open_template(DEMO, tokenizer, "chatlm")
 
 
 def test_train_llm_headers_are_ordinary_text(tokenizer: Bpe) -> None:

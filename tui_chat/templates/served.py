@@ -259,19 +259,22 @@ class _Rendering:
         before that closes a turn. Else a turn begins with what the texts before all turns of its
         role end with.
         """
-        closings = {
-            text[: len(text) - len(prompt)]
+        # Before a reply that is there, white space may follow that a model would write itself.
+        asked = prompt.rstrip()
+        replies = [
+            text[: len(text.rstrip()) - len(asked)]
             for text, role in zip(between[1:], roles[1:], strict=True)
-            if text is not None and role == "assistant" and prompt and text.endswith(prompt)
-        }
+            if text is not None and role == "assistant" and text.rstrip().endswith(asked)
+        ]
+        closings = {text for text in replies if text and asked}
         found: list[int] = []
         for n, text in enumerate(between):
             if text is None or n == 0:
                 found.append(0)
                 continue
-            if roles[n] == "assistant" and (not prompt or text.endswith(prompt)):
-                ends = [m.end() for m in self.pattern.finditer(text)] if not prompt else []
-                found.append(max(ends, default=len(text) - len(prompt)))
+            if roles[n] == "assistant" and text.rstrip().endswith(asked):
+                ends = [m.end() for m in self.pattern.finditer(text)] if not asked else []
+                found.append(max(ends, default=len(text.rstrip()) - len(asked)))
                 continue
             closed = max((len(c) for c in closings if c and text.startswith(c)), default=0)
             opening = prompt.replace("assistant", roles[n])

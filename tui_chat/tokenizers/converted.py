@@ -139,8 +139,9 @@ def _of_merges(path: str) -> dict[str, object]:
     if not isinstance(vocab, dict) or not vocab:
         raise refused(path, Damaged("it is no vocabulary"))
     qwen = str(_beside(folder, "tokenizer_config.json").get("tokenizer_class")).startswith("Qwen2")
-    level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": not qwen}
     split = {"type": "Split", "pattern": {"Regex": QWEN_PATTERN}, "behavior": "Isolated"}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    before = [split | {"invert": False}] if qwen else []
     added = dict(beside(path))
     if not added:  # GPT-2's own
         added = {text: (vocab[text], True) for text in ("<|endoftext|>",) if text in vocab}
@@ -150,7 +151,7 @@ def _of_merges(path: str) -> dict[str, object]:
         "normalizer": {"type": "NFC"} if qwen else None,
         "pre_tokenizer": {
             "type": "Sequence",
-            "pretokenizers": [split | {"invert": False}, level] if qwen else [level],
+            "pretokenizers": [*before, level | {"use_regex": not qwen}],
         },
         "decoder": {"type": "ByteLevel"},
         "model": {"type": "BPE", "vocab": vocab, "merges": merges},
