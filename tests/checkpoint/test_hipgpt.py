@@ -373,6 +373,21 @@ def test_a_copy_cut_short_is_refused_with_the_reason(
         catalog.describe(str(path))
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("biased", [True, False])
+def test_weights_without_output_matrices_are_called_what_they_are(
+    layers: int, biased: bool, tmp_path: Path
+) -> None:
+    rows, length, width, hidden = 9, 5, 8, 16
+    biases = 3 * width + hidden + width if biased else 0
+    numbers = 3 * width * width + 2 * width * hidden + biases + 4 * width
+    data = struct.pack("<4i", rows, length, width, layers) + bytes(4 * (rows + length) * width)
+    data += (struct.pack("<3i", width, 2, hidden) + bytes(4 * numbers)) * layers
+    (tmp_path / "gpt_checkpoint.bin").write_bytes(data + bytes(4 * width * rows))
+    with pytest.raises(CheckpointError, match="first hours.*does not read either"):
+        catalog.describe(str(tmp_path / "gpt_checkpoint.bin"))
+
+
 def test_bytes_behind_the_last_tensor_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tiny_step2.bin"
     path.write_bytes(whole() + bytes(4))

@@ -59,6 +59,11 @@ def read_hipgpt(file: RegularFile) -> Binary:
         fault = _record_fault(sizes, record)
         if not fault and first is not None and record != first:
             fault = f"has {record[1]} heads and {record[2]} hidden numbers, unlike those before"
+        if not fault and first is None and file.size in _first_hours(sizes, record[2]):
+            raise Damaged(
+                "it is of HipGPT's first hours, when layers were saved without their output "
+                "matrix, which HipGPT does not read either"
+            )
         if fault:
             raise Damaged(f"its layer {i} {fault}")
         first = record
@@ -104,6 +109,15 @@ def _first_layer(sizes: Mapping[str, int]) -> int:
     """Where the record of the first layer stands."""
     rows = sizes["vocab_size"] + sizes["max_seq_len"]
     return _HEADER + 4 * rows * sizes["embed_dim"]
+
+
+def _first_hours(sizes: Mapping[str, int], hidden: int) -> tuple[int, int]:
+    """Bytes of a file whose layers lack attention's output matrix and its bias, or all biases."""
+    width = sizes["embed_dim"]
+    layer = 3 + 3 * width * width + 2 * width * hidden + 4 * width
+    around = _first_layer(sizes) + 4 * sizes["vocab_size"] * width
+    layers = 4 * sizes["num_layers"]
+    return around + layers * (layer + 4 * width + hidden), around + layers * layer
 
 
 def _record(file: RegularFile, at: int) -> tuple[int, int, int]:
