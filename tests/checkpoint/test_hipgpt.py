@@ -384,7 +384,7 @@ def test_weights_without_output_matrices_are_called_what_they_are(
     data = struct.pack("<4i", rows, length, width, layers) + bytes(4 * (rows + length) * width)
     data += (struct.pack("<3i", width, 2, hidden) + bytes(4 * numbers)) * layers
     (tmp_path / "gpt_checkpoint.bin").write_bytes(data + bytes(4 * width * rows))
-    with pytest.raises(CheckpointError, match="first hours.*does not read either"):
+    with pytest.raises(CheckpointError, match=r"first hours.*does not read either"):
         catalog.describe(str(tmp_path / "gpt_checkpoint.bin"))
 
 
