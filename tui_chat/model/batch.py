@@ -38,10 +38,10 @@ def next_tokens(parts: Parts, tokens: Sequence[int], caches: Sequence[KVCache]) 
     for at, block in enumerate(parts.blocks):
         normed = block.attn_norm.many(x)
         heads = block.qkv.many(normed).view(len(caches), n_head + 2 * n_kv, dim)
-        table = block.angles
-        if table is not None and id(table) not in angles:
-            angles[id(table)] = table[places]
-        turned = None if table is None else angles[id(table)]
+        rotary = block.rotary
+        if rotary is not None and id(rotary) not in angles:
+            angles[id(rotary)] = rotary.upto(max(heres) + 1)[places]
+        turned = None if rotary is None else angles[id(rotary)]
         parts.turn(heads[:, : n_head + n_kv], block, turned)
         mixed = torch.cat(
             [

@@ -114,7 +114,7 @@ class Decoder:
         for i, block in enumerate(parts.blocks):
             normed = block.attn_norm.many(x)
             heads = block.qkv.many(normed).view(count, n_head + 2 * n_kv, dim)
-            angles = None if block.angles is None else block.angles[start:end]
+            angles = None if block.rotary is None else block.rotary.upto(end)[start:end]
             parts.turn(heads[:, : n_head + n_kv], block, angles)
             slots[i].copy_(heads[:, n_head:].view(count, 2, 1, n_kv, dim).permute(1, 2, 3, 0, 4))
             mixed = parts.attend(

@@ -19,10 +19,17 @@ from tui_chat.model.spec import Experts, ModelSpec
 _Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-def mixture(spec: ModelSpec, weights: dict[str, Tensor], at: str, make: Make = matrix) -> Map:
+def mixture(
+    spec: ModelSpec,
+    weights: dict[str, Tensor],
+    at: str,
+    make: Make = matrix,
+    make_down: Make = matrix,
+) -> Map:
     """The mixture of layer `at` ("blocks.3") as a function (T, n_embd) -> (T, n_embd).
 
-    `make` lays out the matrices of the experts; the router's stay dense, for they decide.
+    `make` and `make_down` lay out the matrices of the experts; the router's stay dense, for they
+    decide.
 
     Takes `{at}.mlp.router`, `.experts`, `.shared` and `.shared_gate` out of `weights`. All
     positions of a call are routed together, which a capacity factor lets one notice. Raises
@@ -34,9 +41,9 @@ def mixture(spec: ModelSpec, weights: dict[str, Tensor], at: str, make: Make = m
     choose = _router(experts, weights, f"{prefix}.router")
     up_name = "gate_up" if spec.gated else "up"
     ups = _each(experts.count, weights, f"{prefix}.experts.{up_name}", make)
-    downs = _each(experts.count, weights, f"{prefix}.experts.down", make)
+    downs = _each(experts.count, weights, f"{prefix}.experts.down", make_down)
     act = gate(spec.activation) if spec.gated else ACTIVATIONS[spec.activation]
-    shared = _shared(spec, weights, prefix, act, make)
+    shared = _shared(spec, weights, prefix, act, make, make_down)
 
     def routed(x: Tensor) -> Tensor:
         scores, chosen = choose(x)  # (T, used) each
@@ -117,22 +124,28 @@ def _each(count: int, weights: dict[str, Tensor], name: str, make: Make) -> list
 
 
 def _shared(
-    spec: ModelSpec, weights: dict[str, Tensor], prefix: str, act: Map, make: Make
+    spec: ModelSpec,
+    weights: dict[str, Tensor],
+    prefix: str,
+    act: Map,
+    make: Make,
+    make_down: Make,
 ) -> Map | None:
     """The expert that every position has, or None. Its gate, where there is one, is a sigmoid."""
 
-    def linear(name: str) -> Linear:
+    def linear(name: str, make: Make) -> Linear:
         found = weights.pop(f"{prefix}.{name}.weight")
         return make(found, weights.pop(f"{prefix}.{name}.bias", None))
 
     if f"{prefix}.shared.down.weight" not in weights:
         return None
-    up, down = linear("shared.gate_up" if spec.gated else "shared.up"), linear("shared.down")
+    up = linear("shared.gate_up" if spec.gated else "shared.up", make)
+    down = linear("shared.down", make_down)
 
     def shared(x: Tensor) -> Tensor:
         return times(act(times(x, up)), down)
 
     if f"{prefix}.shared_gate.weight" not in weights:
         return shared
-    opening = linear("shared_gate")
+    opening = linear("shared_gate", matrix)
     return lambda x: shared(x).mul_(times(x, opening).sigmoid_())

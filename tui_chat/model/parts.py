@@ -24,16 +24,18 @@ from tui_chat.model.layers import (
     shaped_logits,
 )
 from tui_chat.model.linear import (
+    DOWN_MAKERS,
     MAKERS,
     DenseTable,
     Linear,
+    Make,
     Matrix,
     PackedTable,
     Precision,
     Table,
 )
 from tui_chat.model.mixture import mixture
-from tui_chat.model.rotary import paired, qk_norm, rotary_tables, rotate
+from tui_chat.model.rotary import Rotary, paired, qk_norm, rotaries, rotate
 from tui_chat.model.spec import ModelSpec
 
 
@@ -55,7 +57,7 @@ class Block(NamedTuple):
     attn_norm: Norm
     qkv: Linear  # (n_embd, (n_head + 2 n_kv_head) * head_dim), rotary pairs side by side
     qk_norm: Map | None
-    angles: Tensor | None  # rows of rotary.py, for every position
+    rotary: Rotary | None
     window: int  # 0: all
     out: Linear | None
     attn_post: Norm | None
@@ -125,7 +127,7 @@ class _Assembly:
         self.spec = spec
         self.weights = weights
         self.packed = precision
-        self.make = MAKERS[precision]
+        self.make, self.make_down = MAKERS[precision], DOWN_MAKERS[precision]
         sample = weights["embed.weight"]
         # What is not a matrix is computed in float32 beside packed matrices.
         dtype = sample.dtype if precision == "dense" else torch.float32
@@ -133,10 +135,10 @@ class _Assembly:
 
     def parts(self) -> Parts:
         spec = self.spec
-        angles = rotary_tables(spec, self.like.device)
+        turns = rotaries(spec, self.like.device)
         position = self.small("position.weight")
         embed_norm = self.norm("embed_norm") if spec.embed_norm else None
-        blocks = [self.block(i, angles[i]) for i in range(spec.n_layer)]
+        blocks = [self.block(i, turns[i]) for i in range(spec.n_layer)]
         final_norm = self.norm("final_norm") if spec.final_norm else None
         embed, head = self.ends()
         return Parts(
@@ -184,14 +186,14 @@ class _Assembly:
         there = f"{name}.weight" in self.weights
         return self.norm(name, self.spec.residual_scale) if there else None
 
-    def linear(self, name: str, scale: float = 1.0) -> Linear:
+    def linear(self, name: str, scale: float = 1.0, make: Make | None = None) -> Linear:
         weight = self.weights.pop(f"{name}.weight")
         bias = self.weights.pop(f"{name}.bias", None)
         if scale != 1.0:
             weight, bias = weight * scale, None if bias is None else bias * scale
-        return self.make(weight, bias)
+        return (make or self.make)(weight, bias)
 
-    def block(self, i: int, angles: Tensor | None) -> Block:
+    def block(self, i: int, rotary: Rotary | None) -> Block:
         spec, at = self.spec, f"blocks.{i}"
         attn_post = self.post_norm(f"{at}.attn_post_norm")
         mlp_post = self.post_norm(f"{at}.mlp_post_norm")
@@ -213,7 +215,7 @@ class _Assembly:
             attn_norm=self.norm(f"{at}.attn_norm") if spec.pre_norm else UNNORMED,
             qkv=self.qkv(at),
             qk_norm=self.qk_norm(at),
-            angles=angles,
+            rotary=rotary,
             window=spec.window[i] if spec.window else 0,
             out=self.linear(f"{at}.attn.out", attn_scale) if spec.attention_output else None,
             attn_post=attn_post,
@@ -225,12 +227,12 @@ class _Assembly:
     def mlp(self, at: str, added: float) -> MLP | Map:
         spec = self.spec
         if f"{at}.mlp.router.weight" in self.weights:
-            experts = mixture(spec, self.weights, at, self.make)
+            experts = mixture(spec, self.weights, at, self.make, self.make_down)
             return experts if added == 1.0 else lambda x: experts(x).mul_(added)
         return MLP(
             self.linear(f"{at}.mlp.gate_up" if spec.gated else f"{at}.mlp.up"),
             gate(spec.activation) if spec.gated else ACTIVATIONS[spec.activation],
-            self.linear(f"{at}.mlp.down", added),
+            self.linear(f"{at}.mlp.down", added, self.make_down),
         )
 
     def qkv(self, at: str) -> Linear:

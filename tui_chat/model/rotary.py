@@ -16,37 +16,80 @@ from torch.nn import functional as F
 from tui_chat.model.layers import Map
 from tui_chat.model.spec import ModelSpec, RopeScaling
 
+FIRST_ROWS = 1024
+KEPT_ROWS = 16384  # positions whose rows stand ready as tensors of their own
 
-def rotary_tables(spec: ModelSpec, device: torch.device) -> list[Tensor | None]:
-    """For each layer what its heads are turned by, None for not at all; layers share tables.
 
-    A table is cos + i sin of every position and pair: (context_length, 1, rotary_dim / 2),
-    complex64, the sign of the angle being the spec's.
+class Rotary:
+    """cos + i sin of every position and pair, the sign of the angle being the spec's.
+
+    Made as far as positions are used: a context of millions costs nothing until it is filled.
     """
+
+    def __init__(
+        self, frequency: Tensor, *, sign: int, size: float, limit: int, device: torch.device
+    ) -> None:
+        """`frequency` (rotary_dim / 2,) float64; `size` multiplies cos and sin; there are `limit`
+        positions."""
+        self._frequency = frequency
+        self._sign, self._size, self._limit = sign, size, limit
+        self._device = device
+        self._table = self._made(0, min(FIRST_ROWS, limit))
+        self._rows = list(self._table.unbind(0))
+
+    def _made(self, begin: int, end: int) -> Tensor:
+        positions = torch.arange(begin, end, dtype=torch.float64)
+        # float32 angles, as training code computes them, differ from these by less than its own
+        # rounding.
+        angle = torch.outer(positions, self._frequency) * self._sign
+        rows = torch.polar(torch.full_like(angle, self._size), angle)
+        return rows.to(torch.complex64)[:, None].to(self._device)
+
+    def upto(self, end: int) -> Tensor:
+        """Rows of the positions up to `end` and perhaps beyond: (>= end, 1, rotary_dim / 2),
+        complex64."""
+        have = len(self._table)
+        if end > have:
+            more = self._made(have, min(self._limit, max(end, 2 * have)))
+            self._table = torch.cat([self._table, more])
+            ready = self._table[:KEPT_ROWS]
+            self._rows = list(ready.unbind(0))
+        return self._table
+
+    def at(self, position: int) -> Tensor:
+        """The row of one position: (1, rotary_dim / 2)."""
+        if position < len(self._rows):
+            return self._rows[position]
+        return self.upto(position + 1)[position]
+
+
+def rotaries(spec: ModelSpec, device: torch.device) -> list[Rotary | None]:
+    """For each layer what its heads are turned by, None for not at all; layers share them."""
     if spec.position != "rope":
         return [None] * spec.n_layer
     kinds = spec.layer_rope or ("main",) * spec.n_layer
-    made: dict[str, Tensor | None] = {"none": None}
+    made: dict[str, Rotary | None] = {"none": None}
     if "main" in kinds:
-        made["main"] = _rows(spec, spec.rope_theta, spec.rope_scaling, device)
+        made["main"] = _rotary(spec, spec.rope_theta, spec.rope_scaling, device)
     if "local" in kinds:
-        made["local"] = _rows(spec, spec.rope_local_theta, None, device)
+        made["local"] = _rotary(spec, spec.rope_local_theta, None, device)
     return [made[kind] for kind in kinds]
 
 
-def _rows(
+def _rotary(
     spec: ModelSpec, theta: float, scaling: RopeScaling | None, device: torch.device
-) -> Tensor:
+) -> Rotary:
     pairs = torch.arange(0, spec.rotary_dim, 2, dtype=torch.float64) / spec.rotary_dim
     frequency = theta ** (-pairs)
     if scaling is not None:
         frequency = _scaled(frequency, theta, scaling, spec)
-    angle = torch.outer(torch.arange(spec.context_length, dtype=torch.float64), frequency)
-    # float32 angles, as training code computes them, differ from these by less than its own
-    # rounding.
-    size = 1.0 if scaling is None else scaling.attention_factor
-    rows = torch.polar(torch.full_like(angle, size), angle * spec.rope_sign)
-    return rows.to(torch.complex64)[:, None].to(device)
+    return Rotary(
+        frequency,
+        sign=spec.rope_sign,
+        size=1.0 if scaling is None else scaling.attention_factor,
+        limit=spec.context_length,
+        device=device,
+    )
 
 
 def _scaled(frequency: Tensor, theta: float, scaling: RopeScaling, spec: ModelSpec) -> Tensor:

@@ -15,6 +15,7 @@ from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import Norm, gate_of
 from tui_chat.model.linear import Linear, Map
 from tui_chat.model.parts import MLP, Block, Parts
+from tui_chat.model.rotary import KEPT_ROWS, Rotary
 
 Step = Callable[[int, KVCache], Tensor]
 
@@ -24,7 +25,7 @@ class _Layer(NamedTuple):
     to_qkv: Map
     before: Map | None  # what a parallel MLP does with the normed input before x changes
     turn: Callable[[Tensor | None], None] | None
-    angles: int  # which table turns it
+    angles: int  # which rotary turns it
     window: int
     add_attention: Map
     after: Callable[[], object]
@@ -47,7 +48,7 @@ def one_token(parts: Parts) -> Step:
     kv = qkv[:, n_head * dim :].view(2, 1, n_kv, 1, dim)
     logits = buffer(parts.head.rows)
     to_logits = parts.head.into(logits)
-    tables = _tables(parts.blocks)
+    turns = _rotaries(parts.blocks)
     turn_all = _turn(parts, qk)
     ups: dict[int, Tensor] = {}
 
@@ -58,7 +59,7 @@ def one_token(parts: Parts) -> Step:
             to_qkv=block.qkv.into(qkv),
             before=before,
             turn=turn_all(block),
-            angles=-1 if block.angles is None else _index(tables, block.angles),
+            angles=-1 if block.rotary is None else turns.index(block.rotary),
             window=block.window,
             add_attention=_adding(x, block.out, block.attn_post),
             after=after,
@@ -68,7 +69,7 @@ def one_token(parts: Parts) -> Step:
     embed, attend, shape = parts.embed.one, parts.attend, parts.shape_logits
     scale = spec.embed_scale
     positions = None if parts.position is None else _rows(parts.position)
-    rows_of = [_rows(table) for table in tables]
+    rows_of = [rotary.at for rotary in turns]
     embed_norm = None if parts.embed_norm is None else parts.embed_norm.one
     final_norm = None if parts.final_norm is None else parts.final_norm.one
     row = x[0]
@@ -86,7 +87,7 @@ def one_token(parts: Parts) -> Step:
             torch.add(embed(token), positions[here], out=row)
         if embed_norm is not None:
             x.copy_(embed_norm(x))
-        angles: list[Tensor | None] = [table[here] for table in rows_of]
+        angles: list[Tensor | None] = [row_at(here) for row_at in rows_of]
         angles.append(None)  # of layers that are not turned
         for at, (norm, to_qkv, before, turn, angle, window, add_attention, after) in enumerate(
             layers
@@ -135,7 +136,7 @@ def _turn(parts: Parts, qk: Tensor) -> Callable[[Block], Callable[[Tensor | None
     )
 
     def of(block: Block) -> Callable[[Tensor | None], None] | None:
-        if block.qk_norm is None and block.angles is None:
+        if block.qk_norm is None and block.rotary is None:
             return None
         if block.qk_norm is None and pairs is not None:
             return pairs.mul_  # type: ignore[return-value]  # a bound method: one call less
@@ -192,19 +193,15 @@ def _adding(x: Tensor, by: Linear | None, post: Norm | None) -> Map:
     return lambda made: x.add_(post.one(by.many(made)))
 
 
-def _tables(blocks: Sequence[Block]) -> list[Tensor]:
-    """The different tables of rotary positions."""
-    found: list[Tensor] = []
+def _rotaries(blocks: Sequence[Block]) -> list[Rotary]:
+    """The different ways of turning."""
+    found: list[Rotary] = []
     for block in blocks:
-        if block.angles is not None and not any(block.angles is table for table in found):
-            found.append(block.angles)
+        if block.rotary is not None and block.rotary not in found:
+            found.append(block.rotary)
     return found
-
-
-def _index(tables: Sequence[Tensor], table: Tensor) -> int:
-    return next(i for i, one in enumerate(tables) if one is table)
 
 
 def _rows(table: Tensor) -> Sequence[Tensor]:
     """The rows of a table as tensors made beforehand; of a very long one, as they are asked for."""
-    return table.unbind(0) if table.shape[0] <= 16384 else table  # type: ignore[return-value]
+    return table.unbind(0) if table.shape[0] <= KEPT_ROWS else table  # type: ignore[return-value]
