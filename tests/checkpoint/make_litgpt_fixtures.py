@@ -1,4 +1,5 @@
-"""Writes tests/fixtures/litgpt-models: tiny random models of litgpt's own code, and their logits.
+"""Writes tests/fixtures/litgpt-models: tiny random models of litgpt's own code, and their logits;
+and tests/fixtures/litgpt-styles.json: prompts in its styles, as its tokenizer encodes them.
 
     python tests/checkpoint/make_litgpt_fixtures.py [NAME...]
 
@@ -14,10 +15,12 @@ import sys
 from pathlib import Path
 
 import litgpt.lora
+import litgpt.prompts
 import torch
 import yaml
 from litgpt.config import Config
 from litgpt.model import GPT
+from litgpt.tokenizer import Tokenizer
 from litgpt.utils import save_config
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "litgpt-models"
@@ -137,6 +140,23 @@ def write(name: str) -> None:
     (weights / "logits.json").write_text(json.dumps({"ids": IDS, "after": rows}), "utf-8")
 
 
+def styles() -> None:
+    """Every style that has no arguments of its own, for a few prompts and with a system text."""
+    tokenizer = Tokenizer(FOLDER.parent / "litgpt" / "finetune-qknorm-chatml")
+    found: dict[str, list[dict[str, object]]] = {}
+    for style in sorted(set(litgpt.prompts.prompt_styles.values()), key=lambda kind: kind.__name__):
+        rows = found[style.__name__] = []
+        for prompt in ("Good morrow, friend", "  two\n\nlines ", "x"):
+            for system in (None, "Be brief."):
+                text = style().apply(prompt, sys_prompt=system)
+                ids = tokenizer.encode(text).tolist()
+                rows.append({"prompt": prompt, "system": system, "text": text, "ids": ids})
+    path = FOLDER.parent / "litgpt-styles.json"
+    path.write_text(json.dumps(found, ensure_ascii=False), "utf-8")
+
+
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        styles()
     for variant in sys.argv[1:] or VARIANTS:
         write(variant)

@@ -10,9 +10,9 @@ from typing import Any
 
 from tui_chat.checkpoint.files import Damaged, RegularFile, refused
 
-MAX_YAML = 1024 * 1024  # bytes; PyYAML takes about a second for so much
+MAX_YAML = 1024 * 1024  # bytes
 MAX_DEPTH = 32
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 _TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str"))
 
 
