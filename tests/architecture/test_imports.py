@@ -37,6 +37,7 @@ NEVER = {
     "sampling": ROOMS,
     "settings": ROOMS,
     "display": ROOMS,
+    "child": (*ROOMS, "conversation", "errors", "sampling", "settings", "display"),
 }
 
 
@@ -193,7 +194,16 @@ def test_every_folder_is_a_package_and_says_nothing_at_import() -> None:
             assert init.read_text() == "", init
 
 
-HEAVY = ("torch", "tiktoken", "safetensors", "transformers", "numpy")
+def test_what_runs_in_a_process_of_its_own_is_imported_nowhere_else() -> None:
+    served = {name_of(path) for path in MODULES if path.name == "served.py"}
+    assert len(served) == 2
+    for path in MODULES:
+        assert not served & imports(path), name_of(path)
+        named = {m.split(".")[0] for m in imports(path)} & {"jinja2", "tokenizers"}
+        assert not named or path.name == "served.py", name_of(path)
+
+
+HEAVY = ("torch", "tiktoken", "tokenizers", "jinja2", "safetensors", "transformers", "numpy")
 
 
 @pytest.mark.parametrize(
