@@ -33,6 +33,7 @@ MAX_TEXT = 16 * 1024 * 1024  # bytes of one value; a chat template is the longes
 MAX_LIST = 2**24  # entries, far above any vocabulary
 _EAGER = 4096  # entries of a list that is read at once
 _WINDOW = 1024 * 1024
+_LENGTH = struct.Struct("<Q")
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q"}
 _NUMBERS[12] = "d"
@@ -130,8 +131,7 @@ def entry_of(path: str, values: object, n: int) -> object:
     with RegularFile(path) as file:
         try:
             at = _Cursor(file, values.begin)
-            for _ in range(n):
-                at.skip(at.number("Q"))
+            at.skip_texts(n)
             return at.text()
         except Damaged as error:
             raise refused(path, error) from None
@@ -185,8 +185,12 @@ class _Cursor:
         value: int = struct.unpack("<" + layout, self.take(struct.calcsize("<" + layout)))[0]
         return value
 
+    def length(self) -> int:
+        value: int = _LENGTH.unpack(self.take(8))[0]
+        return value
+
     def text(self, most: int = MAX_TEXT) -> str:
-        size = self.number("Q")
+        size = self.length()
         if size > most:
             raise Damaged(f"a text in its header has {size:,} bytes, which cannot be")
         try:
@@ -198,6 +202,20 @@ class _Cursor:
         if count > self.file.size - self.at:
             raise Damaged("it ends in the middle of its header")
         self.at += count
+
+    def skip_texts(self, count: int) -> None:
+        """Past `count` texts, of which a vocabulary has hundreds of thousands."""
+        at, begin, window, size = self.at, self.begin, self.window, self.file.size
+        for _ in range(count):
+            start = at - begin
+            if start + 8 > len(window):
+                self.at = at
+                self.take(8)
+                begin, window, start = self.begin, self.window, at - self.begin
+            at += 8 + _LENGTH.unpack_from(window, start)[0]
+            if at > size:
+                raise Damaged("it ends in the middle of its header")
+        self.at = at
 
 
 def _value(at: _Cursor) -> object:
@@ -218,8 +236,7 @@ def _value(at: _Cursor) -> object:
         return _entries(at, kind, count)
     begin = at.at
     if kind == _TEXT:
-        for _ in range(count):
-            at.skip(at.number("Q"))
+        at.skip_texts(count)
     else:
         at.skip(count * least)
     return LongList(kind, count, begin, at.at)
