@@ -16,15 +16,12 @@ from .tiny import ROPE, SMALL, random_weights
 FREQUENCY = torch.tensor([1.0, 0.05], dtype=torch.float64)
 
 
-def rotary(limit: int, **options: float) -> Rotary:
-    settings = {"sign": -1, "size": 1.5} | options
-    return Rotary(
-        FREQUENCY,
-        sign=int(settings["sign"]),
-        size=settings["size"],
-        limit=limit,
-        device=torch.device("cpu"),
-    )
+def rotary(limit: int) -> Rotary:
+    def made(positions: torch.Tensor) -> torch.Tensor:
+        angle = -torch.outer(positions, FREQUENCY)
+        return torch.polar(torch.full_like(angle, 1.5), angle)
+
+    return Rotary(made, limit, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("asked", [[3], [FIRST_ROWS - 1, FIRST_ROWS], [5000, 17, 20000], [29999]])

@@ -8,6 +8,7 @@ made neighbours when the model is built. Knows no cache and no file.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,23 +27,18 @@ class Rotary:
     Made as far as positions are used: a context of millions costs nothing until it is filled.
     """
 
-    def __init__(
-        self, frequency: Tensor, *, sign: int, size: float, limit: int, device: torch.device
-    ) -> None:
-        """`frequency` (rotary_dim / 2,) float64; `size` multiplies cos and sin; there are `limit`
-        positions."""
-        self._frequency = frequency
-        self._sign, self._size, self._limit = sign, size, limit
+    def __init__(self, made: Callable[[Tensor], Tensor], limit: int, device: torch.device) -> None:
+        """`made` gives the rows of positions: (T,) float64 -> (T, rotary_dim / 2) complex; there
+        are `limit` positions.
+        """
+        self._made = made
+        self._limit = limit
         self._device = device
-        self._table = self._made(0, min(FIRST_ROWS, limit))
+        self._table = self._between(0, min(FIRST_ROWS, limit))
         self._rows = list(self._table.unbind(0))
 
-    def _made(self, begin: int, end: int) -> Tensor:
-        positions = torch.arange(begin, end, dtype=torch.float64)
-        # float32 angles, as training code computes them, differ from these by less than its own
-        # rounding.
-        angle = torch.outer(positions, self._frequency) * self._sign
-        rows = torch.polar(torch.full_like(angle, self._size), angle)
+    def _between(self, begin: int, end: int) -> Tensor:
+        rows = self._made(torch.arange(begin, end, dtype=torch.float64))
         return rows.to(torch.complex64)[:, None].to(self._device)
 
     def upto(self, end: int) -> Tensor:
@@ -50,7 +46,7 @@ class Rotary:
         complex64."""
         have = len(self._table)
         if end > have:
-            more = self._made(have, min(self._limit, max(end, 2 * have)))
+            more = self._between(have, min(self._limit, max(end, 2 * have)))
             self._table = torch.cat([self._table, more])
             ready = self._table[:KEPT_ROWS]
             self._rows = list(ready.unbind(0))
@@ -83,13 +79,15 @@ def _rotary(
     frequency = theta ** (-pairs)
     if scaling is not None:
         frequency = _scaled(frequency, theta, scaling, spec)
-    return Rotary(
-        frequency,
-        sign=spec.rope_sign,
-        size=1.0 if scaling is None else scaling.attention_factor,
-        limit=spec.context_length,
-        device=device,
-    )
+    size = 1.0 if scaling is None else scaling.attention_factor
+
+    def made(positions: Tensor) -> Tensor:
+        # float32 angles, as training code computes them, differ from these by less than its own
+        # rounding.
+        angle = torch.outer(positions, frequency) * spec.rope_sign
+        return torch.polar(torch.full_like(angle, size), angle)
+
+    return Rotary(made, spec.context_length, device)
 
 
 def _scaled(frequency: Tensor, theta: float, scaling: RopeScaling, spec: ModelSpec) -> Tensor:

@@ -20,7 +20,7 @@ from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import ACTIVATIONS, attention, mask, norm, shaped_logits
 from tui_chat.model.linear import Linear, matrix
-from tui_chat.model.rotary import paired, rotate
+from tui_chat.model.rotary import Rotary, paired, rotate
 from tui_chat.model.spec import ModelSpec
 
 # The hash of a pair of ids, which the training code took from modded-nanogpt.
@@ -80,7 +80,7 @@ class NanoChat:
         self._norm = norm(spec, embed, None, None)
         self._attend = attention(spec)
         self._shape = shaped_logits(spec)
-        self._angles = _angles(spec).to(self.device)
+        self._rotary = _rotary(spec, self.device)
         gate, strength = take("smear_gate.weight", None), take("smear_lambda.weight", None)
         # How much of the embedding before an id takes on: of the id alone, hence a table.
         self._smear: Tensor | None = None
@@ -174,7 +174,7 @@ class NanoChat:
                 smear[0] = 0
             x = x + smear[:, None] * F.embedding(before, self._embed)
         first, middle, pairs = x, x, self._pairs_of(here, before, start)
-        angles = self._angles[start:end]
+        angles = self._rotary.upto(end)[start:end]
         masks = {
             window: None
             if start == 0 and not window
@@ -293,7 +293,7 @@ class _Step:
         if model._pairs is not None:
             plain = False
             self._add_pairs(token, cache)
-        angles = model._angles[here]
+        angles = model._rotary.at(here)
         for i, layer in enumerate(model._layers):
             if not plain:
                 torch.add(self.added_to[i], x, alpha=layer.keep, out=x)
@@ -335,18 +335,21 @@ class _Step:
         self.added.addr_(self.pair_shares, table[place])
 
 
-def _angles(spec: ModelSpec) -> Tensor:
-    """cos + i sin of every position and pair: (context_length, 1, head_dim / 2), complex64.
-
-    In the arithmetic of the training code, float32, so that its roundings to bfloat16 are met.
+def _rotary(spec: ModelSpec, device: torch.device) -> Rotary:
+    """The rows in the arithmetic of the training code, float32, so that its roundings to bfloat16
+    are met.
     """
     channels = torch.arange(0, spec.head_dim, 2, dtype=torch.float32)
     frequency = 1.0 / (spec.rope_theta ** (channels / spec.head_dim))
-    angle = torch.outer(torch.arange(spec.context_length, dtype=torch.float32), frequency)
-    parts = torch.stack([angle.cos(), spec.rope_sign * angle.sin()], dim=-1)
-    if spec.options.get("bfloat16_angles"):
-        parts = parts.bfloat16().float()
-    return torch.view_as_complex(parts)[:, None]
+
+    def made(positions: Tensor) -> Tensor:
+        angle = torch.outer(positions.float(), frequency)
+        parts = torch.stack([angle.cos(), spec.rope_sign * angle.sin()], dim=-1)
+        if spec.options.get("bfloat16_angles"):
+            parts = parts.bfloat16().float()
+        return torch.view_as_complex(parts)
+
+    return Rotary(made, spec.context_length, device)
 
 
 def _numbers(tensor: Tensor | None, default: float, count: int) -> list[float]:
