@@ -103,6 +103,16 @@ def test_an_adapter_is_refused_by_name(tmp_path: Path) -> None:
         catalog.describe(str(folder / "lit_model.pth"))
 
 
+def test_lora_weights_of_two_ranks_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(MODELS / "lora", tmp_path / "lora")
+    path = tmp_path / "lora/final/lit_model.pth.lora"
+    found = torch.load(path)["model"]
+    name = "transformer.h.1.mlp.proj.lora_B"
+    torch.save({"model": {**found, name: found[name][:, :1].clone()}}, path)
+    with pytest.raises(CheckpointError, match=r"mlp\.proj"):
+        catalog.describe(str(path))
+
+
 @pytest.mark.parametrize("name", ["llama", "neox", "qwen3", "llama-heads"])
 def test_older_releases_grouped_their_queries(name: str, tmp_path: Path) -> None:
     config = read_yaml(str(MODELS / name / "model_config.yaml"))
@@ -283,3 +293,30 @@ def test_the_style_follows_from_the_models_name(tmp_path: Path) -> None:
     info = catalog.describe(str(folder))
     assert (info.template.name, info.mode) == ("litgpt Qwen3", "chat")
     assert "Qwen3-0.6B" in info.template.source
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("lora_r: 2", ""),
+        ("lora_r: 3", "attn."),
+        ("lora_r: 1000000", "cannot be cut"),
+        ("lora_r: null", "lora_r"),
+        ("lora_alpha: .inf", "lora_alpha"),
+        ("lora_key: true", "attn."),
+        ("lora_query: false", "attn."),
+    ],
+)
+def test_hyperparameters_that_do_not_fit_the_lora_weights_are_refused(
+    line: str, what: str, tmp_path: Path
+) -> None:
+    shutil.copytree(MODELS / "lora", tmp_path / "lora")
+    path = tmp_path / "lora/final/hyperparameters.yaml"
+    kept = [r for r in path.read_text().splitlines() if r.split(":")[0] != line.split(":")[0]]
+    path.write_text("\n".join([*kept, line]))
+    if not what:
+        assert gives(catalog.describe(str(path.parent)), path.parent)
+        return
+    with pytest.raises(CheckpointError) as failed:
+        catalog.describe(str(path.parent))
+    assert what in failed.value.found

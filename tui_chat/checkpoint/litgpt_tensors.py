@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from tui_chat.checkpoint.files import Damaged
 from tui_chat.checkpoint.names import count
 from tui_chat.checkpoint.tensors import LowRank, TensorRef, part
 from tui_chat.errors import CheckpointError
@@ -62,8 +63,8 @@ def split_queries(tensors: Mapping[str, object], spec: Mapping[str, object]) -> 
                 stride = (sum(sizes) * wide, wide, 1)[: len(grid)] if columns else (sum(sizes), 1)
             else:
                 grid, stride = (), ()
-            found[f"{stem.rpartition('.')[0]}.{letter}.{suffix}"] = part(
-                ref, (many * rows, *columns), offset=begin * wide, grid=grid, stride=stride
+            found[f"{stem.rpartition('.')[0]}.{letter}.{suffix}"] = _cut(
+                name, ref, (many * rows, *columns), offset=begin * wide, grid=grid, stride=stride
             )
             begin += rows
     return found
@@ -77,7 +78,12 @@ def merged(
 ) -> dict[str, object]:
     """The tensors with the changes that LoRA weights make. `said` is hyperparameters.yaml."""
     rank, alpha = said.get("lora_r"), said.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
+    if not (
+        isinstance(rank, int)
+        and 0 < rank < 2**20
+        and isinstance(alpha, (int, float))
+        and abs(alpha) < 1e9
+    ):
         raise CheckpointError(
             "its LoRA weights cannot be merged",
             "no hyperparameters.yaml beside it says lora_r and lora_alpha",
@@ -93,6 +99,8 @@ def merged(
                 raise _stray(name)
             continue
         if not isinstance(down, TensorRef) or not isinstance(up, TensorRef):
+            raise _stray(name)
+        if not len(down.shape) == len(up.shape) == 2:
             raise _stray(name)
         if stem.endswith(".attn.qkv"):
             _merge_queries(found, stem, (down, up), rank, scale, said, spec)
@@ -125,8 +133,8 @@ def _merge_queries(
             _add(
                 found,
                 name,
-                part(down, (rank, wide), offset=at * rank * wide),
-                part(up, (size, rank), offset=rows * rank),
+                _cut(name, down, (rank, wide), offset=at * rank * wide),
+                _cut(name, up, (size, rank), offset=rows * rank),
                 scale,
             )
             at, rows = at + 1, rows + size
@@ -140,14 +148,15 @@ def _merge_queries(
 
 def _add(found: dict[str, object], name: str, down: TensorRef, up: TensorRef, scale: float) -> None:
     ref = found.get(name)
-    if not isinstance(ref, TensorRef) or ref.shape != (up.shape[0], down.shape[-1]):
+    joined = (up.shape[0], down.shape[1])
+    if not isinstance(ref, TensorRef) or ref.shape != joined or down.shape[0] != up.shape[1]:
         raise _stray(name)
     found[name] = replace(ref, deltas=(*ref.deltas, LowRank(down, up, scale)))
 
 
 def _stray(name: str) -> CheckpointError:
     return CheckpointError(
-        "its LoRA weights cannot be merged", f"{name[:80]} belongs to no matrix of the model"
+        "its LoRA weights cannot be merged", f"those of {name[:80]} fit no matrix of the model"
     )
 
 
@@ -219,6 +228,24 @@ def inferred_config(
         f"fit; {residual} residual, rotary_percentage {config['rotary_percentage']}, rope_base "
         "10000, norm_eps 1e-05 and block_size 2048 are what such models mostly have",
     ]
+
+
+def _cut(
+    name: str,
+    ref: TensorRef,
+    shape: tuple[int, ...],
+    *,
+    offset: int,
+    grid: tuple[int, ...] = (),
+    stride: tuple[int, ...] = (),
+) -> TensorRef:
+    """`tensors.part`, with the tensor's name where it cannot be."""
+    try:
+        return part(ref, shape, offset=offset, grid=grid, stride=stride)
+    except Damaged as error:
+        raise CheckpointError(
+            "the tensors do not fit the settings", f"{name[:80]}: {error}"
+        ) from None
 
 
 def _int(spec: Mapping[str, object], word: str) -> int:
