@@ -27,6 +27,11 @@ def test_stdout_carries_the_reply_and_nothing_else(run: Run) -> None:
     assert text and done.out == text + "\n"
 
 
+def test_options_may_stand_anywhere(run: Run) -> None:
+    wanted = run("ask", CHAT, "hi", *SHORT).out
+    assert run("ask", CHAT, *SHORT, "hi").out == run("ask", *SHORT, CHAT, "hi").out == wanted
+
+
 def test_the_json_says_how_the_reply_was_made(run: Run) -> None:
     found = run("ask", CHAT, "hi", "--seed", "7", "--max-new-tokens", "5", "--json").json
     assert set(found) == {

@@ -80,7 +80,11 @@ def _must_exist(path: str) -> None:
 
 
 def _command(command: str, words: list[str]) -> int:
-    arguments = options.command_parser(command).parse_args(words)
+    parser = options.command_parser(command)
+    # `ask PATH --greedy PROMPT`: what has no dashes may stand anywhere. argparse cannot do that for
+    # commands that have commands of their own.
+    parse = parser.parse_args if command == "sessions" else parser.parse_intermixed_args
+    arguments = parse(words)
     match command:
         case "ask":
             from tui_chat.cli.generate import ask
