@@ -12,27 +12,56 @@ from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
 from tui_chat.cli import options
 from tui_chat.cli.output import columns, hanging, labelled, table, write_json, write_line
 from tui_chat.display import one_line
+from tui_chat.engine.events import LoadOptions
 from tui_chat.settings import Paths, bundled, load
 
 
 def inspect(arguments: argparse.Namespace) -> int:
     """What was understood of a checkpoint, and how it is known."""
+    given = options.load_options(arguments)
+    check = None
+    if arguments.check or arguments.text:
+        from tui_chat.cli.inspect_check import measured
+
+        info, check = measured(arguments.path, given, arguments.text or "")
+    else:
+        info = _described(arguments.path, given)
+    sample = None
+    if arguments.preview:
+        from tui_chat.cli.inspect_check import preview
+
+        sample = preview(info)
+    if arguments.json:
+        report = info.as_dict()
+        if check is not None:
+            report["check"] = check.as_dict()
+        if sample is not None:
+            report["preview"] = sample
+        write_json(report)
+        return 0
+    show(info)
+    if check is not None:
+        from tui_chat.cli.inspect_check import show_check
+
+        show_check(check, info)
+    if sample is not None:
+        from tui_chat.cli.inspect_check import show_preview
+
+        show_preview(sample)
+    return 0
+
+
+def _described(path: str, given: LoadOptions) -> CheckpointInfo:
     from tui_chat.checkpoint.catalog import describe
 
-    given = options.load_options(arguments)
-    info = describe(
-        arguments.path,
+    return describe(
+        path,
         step=given.step,
         config=given.config,
         tokenizer=given.tokenizer,
         template=given.template,
         config_file=given.config_file,
     )
-    if arguments.json:
-        write_json(info.as_dict())
-        return 0
-    show(info)
-    return 0
 
 
 def show(info: CheckpointInfo) -> None:

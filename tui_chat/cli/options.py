@@ -78,7 +78,8 @@ def command_parser(command: str) -> Parser:
             parser.add_argument(
                 "path", type=_path, metavar="PATH", help="checkpoint file or run directory"
             )
-            _describe_options(parser)
+            _closer(parser)
+            _load_options(parser)
         case "list":
             parser.add_argument(
                 "directories",
@@ -95,6 +96,19 @@ def command_parser(command: str) -> Parser:
         _json(parser)
     _debug(parser)
     return parser
+
+
+def _closer(parser: argparse.ArgumentParser) -> None:
+    """A closer look than at what the file says."""
+    parser.add_argument(
+        "--check", action="store_true", help="measure it on text: was it read right?"
+    )
+    parser.add_argument(
+        "--text", type=_path, metavar="FILE", help="the text to measure on (one found beside it)"
+    )
+    parser.add_argument(
+        "--preview", action="store_true", help="a conversation as the template hands it on"
+    )
 
 
 def _json(parser: argparse.ArgumentParser) -> None:

@@ -129,20 +129,10 @@ def load_checkpoint(
         if not described:
             progress("reading", 0.0)
         found = described.pop() if described else describe(path, options)
-        tied = found.plan is not None and "head.weight" not in found.plan
         check()
         progress("loading weights", 0.0)
-        tensors = load_weights(
-            found,
-            dtype=dtype,
-            device=device,
-            turned=lambda name: (
-                dtype == torch.float32
-                and device.type == "cpu"
-                and lies_turned(found.spec, name, tied=tied)
-            ),
-            progress=lambda done: progress("loading weights", done),
-            cancelled=cancelled,
+        tensors = read_weights(
+            found, dtype, device, lambda done: progress("loading weights", done), cancelled
         )
         return found, tensors
 
@@ -163,6 +153,28 @@ def load_checkpoint(
         template,
         dtype=precision if precision != "dense" else "",
         seconds=time.perf_counter() - began,
+    )
+
+
+def read_weights(
+    info: CheckpointInfo,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    progress: Callable[[float], None] = lambda done: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, torch.Tensor]:
+    """The canonical tensors of `info` (`dtype` None: as the file has them), each lying as `build`
+    wants it.
+    """
+    tied = info.plan is not None and "head.weight" not in info.plan
+    dense = dtype == torch.float32 and device.type == "cpu"
+    return load_weights(
+        info,
+        dtype=dtype,
+        device=device,
+        turned=lambda name: dense and lies_turned(info.spec, name, tied=tied),
+        progress=progress,
+        cancelled=cancelled,
     )
 
 

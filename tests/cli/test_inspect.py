@@ -1,0 +1,59 @@
+"""`inspect` with a closer look: measured on text, and the prompt that a template makes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from .conftest import BASE, CHAT, Run
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+IDS_ONLY = str(FIXTURES / "S1/small_vocab/out/ckpt.pt")
+
+
+def test_check_measures_beside_the_stored_loss(run: Run) -> None:
+    done = run("inspect", BASE, "--check")
+    assert done.status == 0
+    card, check = done.out.split("\ncheck\n")
+    assert "format" in card and "bits a byte" in check and "stored: train" in check
+    assert check.rstrip().endswith("Nothing looks wrong.")
+    found = run("inspect", BASE, "--check", "--json").json
+    assert found["check"]["warnings"] == [] and found["format"] == "tui-chat"
+    ratio = found["check"]["tokens"] / found["check"]["bytes"] / math.log(2)
+    wanted = found["check"]["nats_per_token"] * ratio
+    assert math.isclose(found["check"]["bits_per_byte"], wanted, rel_tol=1e-9)
+    assert all(set(one) >= {"settings", "better"} for one in found["check"]["tried"])
+
+
+def test_check_names_the_setting_that_would_be_right(run: Run) -> None:
+    done = run("inspect", BASE, "--check", "--config", "rope_layout=interleaved")
+    assert "! positions look half" in done.out and "--config rope_layout=half" in done.out
+
+
+def test_check_on_a_given_text(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("Once upon a time there was a king. " * 10)
+    done = run("inspect", BASE, "--text", str(file))
+    assert "mine.txt" in done.out
+    file.write_bytes(b"\0\1\2")
+    assert run("inspect", BASE, "--text", str(file)).status == 3
+    assert run("inspect", BASE, "--text", str(tmp_path / "none.txt")).status == 3
+
+
+def test_without_a_tokenizer_the_check_says_so(run: Run) -> None:
+    done = run("inspect", IDS_ONLY, "--check")
+    assert done.status == 0 and "! there is no tokenizer" in done.out
+    assert "no tokenizer" in run("inspect", IDS_ONLY, "--check", "--json").json["check"]["why_not"]
+
+
+def test_preview_shows_control_tokens_apart_from_text(run: Run) -> None:
+    shown = run("inspect", CHAT, "--preview").out.split("\npreview")[1]
+    assert "⟦<|user|>⟧Hello!⟦<|end|>⟧" in shown
+    found = run("inspect", CHAT, "--preview", "--json").json["preview"]
+    assert {"text": "<|assistant|>", "control": True} in found["pieces"]
+    assert len(found["ids"]) >= len(found["pieces"])
+
+
+def test_preview_of_a_model_without_a_template(run: Run) -> None:
+    done = run("inspect", BASE, "--preview")
+    assert done.status == 0 and "no chat template" in done.out
