@@ -334,23 +334,16 @@ def test_a_hostile_working_directory_runs_nothing(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["run"] == "demo-chat"
 
 
-def test_inspect_answers_quickly_and_without_torch() -> None:
+def test_inspect_loads_neither_torch_nor_a_screen() -> None:
+    """So that it answers at once: benchmarks/startup.py measures how soon."""
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from tui_chat.cli.main import main\n"
         f"main(['inspect', {CHAT!r}])\n"
-        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "loaded = {'torch', 'textual', 'tiktoken', 'rich', 'sqlite3'} & set(sys.modules)\n"
-        "print(used.ru_utime + used.ru_stime, *loaded)\n"
+        "heavy = {'torch', 'textual', 'tiktoken', 'tokenizers', 'jinja2', 'rich', 'sqlite3'}\n"
+        "print(*heavy & set(sys.modules))\n"
     )
-    best = 9.0
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
-        )
-        seconds, *loaded = done.stdout.splitlines()[-1].split()
-        assert loaded == []
-        best = min(best, float(seconds))
-        if best < 0.3:
-            break
-    assert best < 0.3
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert "demo-chat" in done.stdout and done.stdout.endswith("\n\n"), done.stderr
