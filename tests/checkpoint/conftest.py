@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*NumPy.*")
     import torch
+
+from tests.checkpoint.hf_folder import MODELS, Folder
 
 torch.set_num_threads(1)
 
@@ -94,3 +97,13 @@ def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (f"{base64.b64encode(p).decode()} {n}\n" for n, p in enumerate(pieces))
     (tmp_path / "gpt2.tiktoken").write_text("".join(lines))
     monkeypatch.setenv("TUI_CHAT_TOKENIZERS_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Callable[..., Folder]:
+    """Copies a model of hf-families to where it may be changed."""
+
+    def copied(name: str, to: str = "model") -> Folder:
+        return Folder(Path(shutil.copytree(MODELS / name, tmp_path / "runs" / to)))
+
+    return copied

@@ -79,9 +79,9 @@ class Adapter:
         if pairs:
             self.remarks.append(f"{what} by rank {', '.join(map(str, ranks[:4]))}")
         if saved:
-            self.remarks.append(
-                f"{len(saved)} of the base's tensors are replaced: {', '.join(sorted(saved)[:3])}"
-            )
+            names = ", ".join(sorted(saved)[:3])
+            more = f" and {len(saved) - 3} more" if len(saved) > 3 else ""
+            self.remarks.append(f"in place of the base's own: {names}{more}")
         return found
 
     def _save(

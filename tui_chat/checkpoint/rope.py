@@ -85,6 +85,8 @@ def rope(
         return made
     factor = _number(table, "factor", 0.0)
     original = int(_number(table, "original_max_position_embeddings", context_length))
+    if original < 1:
+        raise CheckpointError("its rope scaling says original_max_position_embeddings is 0")
     if kind == "linear":
         return Rope(base, RopeScaling(kind="linear", factor=_positive(factor)), share, said)
     if kind == "dynamic":
@@ -100,6 +102,8 @@ def rope(
         if scaling.high_freq_factor == scaling.low_freq_factor:
             raise CheckpointError("its rope_scaling has equal low_freq_factor and high_freq_factor")
         return Rope(base, scaling, share, said)
+    if kind == "yarn" and base <= 1:
+        raise CheckpointError(f"its rope_theta is {base:g}, which YaRN cannot stretch")
     if kind == "yarn":
         return Rope(base, _yarn(table, factor, original, context_length), share, said)
     if kind in ("longrope", "su"):
@@ -123,13 +127,13 @@ def yarn_attention_factor(factor: float, mscale: float = 1.0, over: float = 0.0)
 def _yarn(
     table: Mapping[str, object], factor: float, original: int, context_length: int
 ) -> RopeScaling:
-    by = factor or context_length / original
+    by = _positive(factor) if table.get("factor") is not None else context_length / original
     attention = _number(table, "attention_factor", 0.0) or yarn_attention_factor(
         by, _number(table, "mscale", 0.0), _number(table, "mscale_all_dim", 0.0)
     )
     return RopeScaling(
         kind="yarn",
-        factor=_positive(by),
+        factor=by,
         original_context_length=original,
         beta_fast=_number(table, "beta_fast", 0.0) or 32.0,
         beta_slow=_number(table, "beta_slow", 0.0) or 1.0,

@@ -137,7 +137,8 @@ def _indexed(source: Source, index: str) -> Weights:
     archives: list[Archive] = []
     tensors: dict[str, object] = {}
     for file in sorted(files):
-        if file not in source.files and os.path.basename(file) == file:
+        bare = os.path.basename(file) == file and file not in ("", ".", "..")
+        if file not in source.files and bare:
             raise CheckpointError(
                 f"cannot open {name}",
                 f"{file[:80]} is missing, which holds {_some(files[file])}",

@@ -133,6 +133,8 @@ def read_family(
     return read
 
 
+MAX_LAYERS = 10_000
+
 _SIZES = {
     "n_embd": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -154,6 +156,8 @@ def _sizes(
             spec[ours] = given
         elif value := settings.said_whole(word):
             spec[ours] = value
+        elif value == 0 and ours not in ("n_kv_head", "head_dim"):
+            raise CheckpointError(f"config.json says {word} is 0")
         elif ours in shown:
             spec[ours] = shown[ours]
             read.inferred.append(f"{ours} {shown[ours]}: from the tensors")
@@ -170,6 +174,8 @@ def _sizes(
                 "",
                 f"Give it with --config {ours}=N",
             )
+    if whole(spec, "n_layer") > MAX_LAYERS:
+        raise CheckpointError(f"config.json says num_hidden_layers is {spec['n_layer']}")
     heads, default = whole(spec, "n_head"), settings.get("head_dim")
     if not spec.get("head_dim"):
         # The tensors know better than a default: a class's own may be for its usual size only.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from tui_chat.checkpoint.huggingface.family import Family, Spec, whole
 from tui_chat.checkpoint.huggingface.settings import Settings
 from tui_chat.checkpoint.names import Table, cat, optional
@@ -67,16 +65,6 @@ BASE: Spec = {
     "max_position_embeddings": 2048,
     "rope_theta": 10000.0,
 }
-
-
-def _minicpm(settings: Settings, spec: Spec) -> None:
-    spec["embed_scale"] = settings.number("scale_emb") or 1.0
-    depth = settings.number("scale_depth") or 0.0
-    if depth:
-        spec["residual_scale"] = depth / math.sqrt(whole(spec, "n_layer"))
-    base = settings.number("dim_model_base") or 0.0
-    if base:
-        spec["logit_scale"] = base / whole(spec, "n_embd")
 
 
 def _smollm3(settings: Settings, spec: Spec) -> None:
@@ -213,7 +201,6 @@ FAMILIES: dict[str, Family] = {
         window="types",
         more=_cwm,
     ),
-    "minicpm": Family(names=LLAMA_NAMES, spec=RMS, defaults=BASE, more=_minicpm),
     "exaone": Family(
         names={
             "embed": "wte",

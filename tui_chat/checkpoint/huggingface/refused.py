@@ -55,8 +55,6 @@ _DOES = {
     "changes the scores with the position": ("ministral3",),
     "looks at pictures by cross-attention": ("mllama", "mllama_text_model"),
     "has layers with several sizes of MLP": ("openelm", "deci", "nemotron-nas"),
-    "has two-dimensional positions": ("chatglm",),
-    "normalises its head": ("baichuan",),
 }  # fmt: skip
 REFUSED = {model_type: does for does, types in _DOES.items() for model_type in types}
 

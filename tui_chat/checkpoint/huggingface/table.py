@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from tui_chat.checkpoint.huggingface import experts, gemma, gpt, kin, llama
+from tui_chat.checkpoint.huggingface import elsewhere, experts, gemma, gpt, kin, llama
 from tui_chat.checkpoint.huggingface.family import Family
 from tui_chat.checkpoint.huggingface.refused import check_known
 from tui_chat.checkpoint.names import optional
@@ -19,6 +19,7 @@ FAMILIES: dict[str, Family] = {
     **kin.FAMILIES,
     **gemma.FAMILIES,
     **experts.FAMILIES,
+    **elsewhere.FAMILIES,
 }
 # The language part of models that also see pictures, and families under a second name.
 _ALSO = {
@@ -88,7 +89,7 @@ def family_of(
             f"the tensors are called {_called(tensors)}",
             "Say the type in config.json, for example llama",
         )
-    if by_tensors(tensors) in ("llama", "qwen3"):
+    if by_tensors(tensors) in ("llama", "qwen2", "qwen3"):
         warning = (
             f"the model_type {told} is not known here; its tensors are named as Llama's, so it is "
             "read as a Llama, which is a guess"
