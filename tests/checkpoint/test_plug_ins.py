@@ -12,8 +12,26 @@ from pathlib import Path
 import pytest
 import torch
 
+from tui_chat.checkpoint.formats import FORMATS
+from tui_chat.checkpoint.gguf_architectures import ARCHITECTURES
+from tui_chat.checkpoint.huggingface.table import FAMILIES
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs" / "formats.md"
+
+
+def test_the_page_names_all_that_opens_and_nothing_else() -> None:
+    page = DOCS.read_text("utf-8")
+    table = page[page.index("| format |") : page.index("**Hugging Face families**")]
+    rows = [line.split("|")[1].strip() for line in table.splitlines()[2:] if line]
+    written = {name.split(" (")[0] for row in rows for name in row.split(", ")}
+    assert written == {form.NAME for form in FORMATS} | {"build-nanogpt"}
+    for words, known in (
+        ("Hugging Face families", FAMILIES),
+        ("GGUF architectures", ARCHITECTURES),
+    ):
+        paragraph = page[page.index(f"**{words}**") :].split("\n\n")[0]
+        assert set(re.findall(r"`([^`]+)`", paragraph)) - {"model_type"} == set(known)
 
 
 def install(folder: Path, module: str, code: str) -> None:
