@@ -47,7 +47,7 @@ class Ended(Exception):
 class Child:
     """One process that runs `module`, which needs the top-level `packages` as well.
 
-    The module has a function `answer(request, data) -> (reply, data)` and may raise Refused.
+    The module has a function `answer(request, data) -> (reply, data)` and may raise anything.
     `seconds` of processor time and `megabytes` beyond what it takes idle are the limits of each
     request. `opening` makes a request that every new process gets first, "" for none. For several
     threads; requests wait for each other.
@@ -77,12 +77,19 @@ class Child:
             return self._ready()
 
     def call(
-        self, request: Mapping[str, object], data: bytes = b"", *, seconds: float = 0.0
+        self,
+        request: Mapping[str, object],
+        data: bytes = b"",
+        *,
+        seconds: float = 0.0,
+        megabytes: int = 0,
     ) -> Reply:
-        """The answer to one request; `seconds` is another limit for it. Raises Refused, Ended."""
+        """The answer to one request; `seconds` and `megabytes` are other limits for it. Raises
+        Refused, Ended."""
         with self._lock:
             self._ready()
-            return self._ask(request, data, seconds or self._seconds)
+            limits = seconds or self._seconds, megabytes or self._megabytes
+            return self._ask(request, data, *limits)
 
     def close(self) -> None:
         """End the process. A later call starts another."""
@@ -93,18 +100,21 @@ class Child:
         if self._process is not None and self._process.poll() is None:
             return {}, b""
         self._end()
+        opening = self._opening() if self._opening is not None else None
         self._process = _started(self._module, self._packages)
         self._finalizer = weakref.finalize(self, _kill, self._process)
         try:
-            self._ask({"megabytes": self._megabytes}, b"", START_SECONDS)
-            if self._opening is None:
+            self._ask({}, b"", START_SECONDS, self._megabytes)
+            if opening is None:
                 return {}, b""
-            return self._ask(*self._opening(), self._seconds)
-        except Refused:
+            return self._ask(*opening, self._seconds, self._megabytes)
+        except BaseException:  # a process that is not open answers nothing
             self._end()
             raise
 
-    def _ask(self, request: Mapping[str, object], data: bytes, seconds: float) -> Reply:
+    def _ask(
+        self, request: Mapping[str, object], data: bytes, seconds: float, megabytes: int
+    ) -> Reply:
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         late = threading.Event()
@@ -117,11 +127,13 @@ class Child:
         timer.daemon = True
         timer.start()
         try:
-            _write(process.stdin, {**request, "seconds": seconds}, data)
+            limits = {"seconds": seconds, "megabytes": megabytes}
+            _write(process.stdin, {**request, **limits}, data)
             reply, back = _read(process.stdout)
         except (OSError, ValueError, EOFError):
             process.kill()
-            raise Ended(self._why(process.wait(), late.is_set(), seconds)) from None
+            status = process.wait()
+            raise Ended(_why(status, late.is_set(), seconds, megabytes)) from None
         except BaseException:  # interrupted in the middle of a reply: the rest would be misread
             process.kill()
             raise
@@ -131,17 +143,19 @@ class Child:
             raise Refused(str(reply["refused"]))
         return reply, back
 
-    def _why(self, status: int, late: bool, seconds: float) -> str:
-        if late or -status == getattr(signal, "SIGPROF", 0):
-            return f"it took longer than {seconds:.3g} seconds"
-        if -status == getattr(signal, "SIGABRT", 0):
-            return f"it took more than {self._megabytes} MB"
-        return "it brought down the process that read it"
-
     def _end(self) -> None:
         if self._process is not None:
             self._finalizer()
             self._process = None
+
+
+def _why(status: int, late: bool, seconds: float, megabytes: int) -> str:
+    """Why a process ended, by its exit status and whether it was stopped for being late."""
+    if late or -status == getattr(signal, "SIGPROF", 0):
+        return f"it took longer than {seconds:.3g} seconds"
+    if -status == getattr(signal, "SIGABRT", 0):
+        return f"it took more than {megabytes:,} MB"
+    return "it brought down the process that read it"
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -212,17 +226,20 @@ def _serve(module: str, folders: list[str]) -> NoReturn:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer
-    limits, _ = _read(requests)
-    _limit_memory(int(str(limits["megabytes"])) * 2**20)
+    _forbid()
+    idle = _address_space()
+    _read(requests)
     _write(replies, {}, b"")
     while True:
         try:
             request, data = _read(requests)
         except EOFError:
             os._exit(0)
+        _limit_memory(idle + int(str(request.pop("megabytes"))) * 2**20)
         _limit_time(float(str(request.pop("seconds"))))
         reply, back = _answered(answer, request, data)
         _limit_time(0.0)
+        _limit_memory(None)
         _write(replies, reply, back)
 
 
@@ -237,32 +254,42 @@ def _answered(
     except RecursionError:
         return {"refused": "it is nested too deeply"}, b""
     except BaseException as error:
-        # Panics of Rust libraries derive from BaseException. Refused is known by its name, since
-        # this file is __main__ here.
+        # Panics of Rust libraries derive from BaseException.
         lines = str(error).strip().splitlines()
         reason = lines[0][:300] if lines else type(error).__name__
         return {"refused": reason}, b""
 
 
-def _limit_memory(size: int) -> None:
-    """`size` more bytes of address space from now on; no files, no other processes."""
+def _forbid() -> None:
+    """No files and no other processes from now on."""
+    for name in ("CORE", "FSIZE", "NPROC"):
+        _limit(name, 0, 0)
+
+
+def _address_space() -> int:
+    """How many bytes of it the process has, 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
+def _limit_memory(size: int | None) -> None:
+    """Let the process have `size` bytes of memory, None for any number."""
+    # The address space counts what is mapped; where its size is unknown, the heap must do.
+    _limit("AS" if _address_space() else "DATA", -1 if size is None else size, -1)
+
+
+def _limit(name: str, soft: int, hard: int) -> None:
     try:
         import resource
     except ImportError:  # there are no such limits on this system
         return
-    limits = {"CORE": 0, "FSIZE": 0, "NPROC": 0}
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            limits["AS"] = int(file.read().split()[0]) * resource.getpagesize() + size
-    except (OSError, ValueError):
-        limits["DATA"] = size + 256 * 2**20
-    for name, value in limits.items():
-        kind = getattr(resource, f"RLIMIT_{name}", None)
-        try:
-            if kind is not None:
-                resource.setrlimit(kind, (value, value))
-        except (OSError, ValueError):  # a stricter limit holds already, or the system has none
-            pass
+    kind = getattr(resource, f"RLIMIT_{name}", None)
+    if kind is not None:
+        with contextlib.suppress(OSError, ValueError):  # a stricter one holds already
+            resource.setrlimit(kind, (soft, hard))
 
 
 def _limit_time(seconds: float) -> None:

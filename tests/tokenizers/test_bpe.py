@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -15,9 +14,7 @@ from hypothesis import strategies as st
 from tui_chat.errors import CheckpointError
 from tui_chat.tokenizers.bpe import GPT2_PATTERN, PIECE, Bpe, open_named, pieces, read_ranks
 from tui_chat.tokenizers.stream import TextStream
-from tui_chat.tokenizers.tokenizer_json import DIGITS_PATTERN, byte_alphabet, open_tokenizer_json
 
-CORPUS = Path(__file__).parent.parent / "hostile" / "tokenizers.jsonl"
 GPT2_ORIGINAL = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BYTES = {bytes([n]): n for n in range(256)}
 texts = st.text(alphabet=st.sampled_from(list("aBé 12\n\t.,'s½日🙂\u00a0\u2003_")), max_size=40)
@@ -86,7 +83,9 @@ def test_cutting_a_long_text_does_not_change_its_split(size: int, text: str) -> 
     cut = list(pieces(text, size))
     assert "".join(cut) == text
     # Every stretch from one place to cut to the next has to fit into the part that is searched.
-    if all(len(stretch) < size // 2 for stretch in regex.findall(r"\s+\S*|\S+", text)):
+    # It is not cut at the end of a line behind a sign, which belong together in GPT-4's split.
+    places = regex.sub(r"(?<=[^\s])(?=\s)(?<![^\s\p{L}\p{N}](?=[\r\n]))", "\0", text)
+    if all(len(stretch) < size // 2 for stretch in places.split("\0")):
         split = [word for piece in cut for word in regex.findall(GPT2_PATTERN, piece)]
         assert split == regex.findall(GPT2_PATTERN, text)
 
@@ -99,104 +98,6 @@ def test_short_texts_are_not_cut() -> None:
 @settings(max_examples=300, deadline=None)
 def test_the_fast_pattern_splits_as_the_original(text: str) -> None:
     assert regex.findall(GPT2_PATTERN, text) == regex.findall(GPT2_ORIGINAL, text)
-
-
-@given(texts)
-@settings(max_examples=300, deadline=None)
-def test_single_digits_split_as_the_two_steps_do(text: str) -> None:
-    """Digits first, each alone; then GPT-2's pattern on what is between, which sees no digit beyond
-    it."""
-    steps = [
-        word
-        for part in regex.findall(r"\p{N}|[^\p{N}]+", text)
-        for word in regex.findall(GPT2_ORIGINAL, part)
-    ]
-    assert regex.findall(DIGITS_PATTERN, text) == steps
-
-
-# ---- tokenizer.json
-
-
-def tokenizer_json(path: Path, **changes: Any) -> str:
-    alphabet = byte_alphabet()
-    vocab = {alphabet[n]: n for n in range(256)} | {"he": 256, "hel": 257, "Ġw": 258}
-    said: dict[str, Any] = {
-        "added_tokens": [{"id": 259, "content": "<|end|>", "special": True}],
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {"type": "Digits", "individual_digits": True},
-                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-            ],
-        },
-        "model": {"type": "BPE", "vocab": vocab, "merges": ["h e", ["he", "l"], "Ġ w"]},
-    }
-    model = changes.pop("model", {})
-    said = said | changes | {"model": said["model"] | model}
-    path.write_text(json.dumps(said))
-    return str(path)
-
-
-def test_reads_a_byte_level_tokenizer_json(tmp_path: Path) -> None:
-    tokenizer = open_tokenizer_json(tokenizer_json(tmp_path / "tokenizer.json"))
-    assert tokenizer.encode("hello w12") == [257, 108, 111, 258, 49, 50]
-    assert tokenizer.special == {"<|end|>": 259} and tokenizer.vocab_size == 260
-    assert tokenizer.decode([257, 259]) == "hel<|end|>"
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"model": {"type": "Unigram"}}, "Unigram"),
-        ({"model": {"byte_fallback": True}}, "SentencePiece"),
-        ({"model": {"merges": ["x y z"]}}, "pair"),
-        ({"model": {"merges": ["he x"]}}, "not all pieces"),
-        ({"model": {"merges": ["Ġ w", "h e"]}}, "order"),
-        ({"model": {"vocab": {"a": 0}}}, "256 bytes|not all pieces"),
-        ({"normalizer": {"type": "NFC"}}, "NFC"),
-        ({"pre_tokenizer": {"type": "Metaspace"}}, "Metaspace"),
-        ({"added_tokens": [{"id": 5, "content": "<|end|>"}]}, "256 bytes"),
-        ({"added_tokens": [{"id": True, "content": "x"}]}, "added tokens"),
-    ],
-)
-def test_refuses_by_name_what_it_cannot_read(
-    changes: dict[str, Any], reason: str, tmp_path: Path
-) -> None:
-    with pytest.raises(CheckpointError, match=reason):
-        open_tokenizer_json(tokenizer_json(tmp_path / "tokenizer.json", **changes))
-
-
-def corpus() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.mark.parametrize("case", corpus(), ids=lambda case: case["id"])
-def test_hostile_tokenizers_are_refused_or_harmless(case: dict[str, Any], tmp_path: Path) -> None:
-    text = (
-        case["text"]["repeat"] * case["text"]["times"]
-        if isinstance(case["text"], dict)
-        else case["text"]
-    )
-    began = time.process_time()
-    try:
-        _open_case(case, tmp_path).encode(text)
-    except CheckpointError as error:
-        assert case["expect"] != "open", str(error)
-    else:
-        assert case["expect"] != "refuse"
-    assert time.process_time() - began < case["max_seconds"]
-
-
-def _open_case(case: dict[str, Any], tmp_path: Path) -> Bpe:
-    data = case["data"]
-    if case["kind"] == "tokenizer.json":
-        path = tmp_path / "tokenizer.json"
-        path.write_text(json.dumps(data))
-        return open_tokenizer_json(str(path))
-    listed = data["ranks_hex"]
-    ranks = BYTES if listed == "bytes256" else {bytes.fromhex(k): v for k, v in listed.items()}
-    return Bpe("case", ranks, data["special"], data["pattern"])
 
 
 # ---- GPT-2 by name

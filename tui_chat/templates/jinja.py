@@ -176,12 +176,13 @@ class JinjaTemplate:
         return ids, starts + [len(ids)] * len(waiting)
 
     def _ends(self) -> list[int]:
-        """The control token that ends a reply, read off a conversation of one exchange."""
+        """The control token that ends a reply, read off a conversation of one exchange. Raises
+        CheckpointError for a template that takes too long over it."""
         said = [Turn("user", "a"), Turn("assistant", "b")]
         try:
             whole, _, _ = self._parts(said, False, False, {})
             cut, _, _ = self._parts(said, False, True, {})
-        except (Refused, CheckpointError):
+        except Refused:
             return []
         for part in whole[max(len(cut) - 1, 0) :]:
             if isinstance(part, tuple):

@@ -28,6 +28,7 @@ SECONDS, MEGABYTES = 4.0, 400
 _FILE_PER_SECOND = 10_000_000  # bytes
 _MEMORY_PER_BYTE = 18
 _TEXT_PER_SECOND = 250_000  # characters
+_MEMORY_PER_CHARACTER = 700
 
 # A piece of a rendered template: ordinary text, or a control token by its text.
 Part = str | tuple[str]
@@ -56,6 +57,7 @@ class HuggingFace:
         self._content = content
         self._first: bytes | None = content()
         size = len(self._first)
+        self._megabytes = MEGABYTES + size * _MEMORY_PER_BYTE // 2**20
         self._rows = rows
         self._checksum: int | None = None
         self._secret = f"q{secrets.token_hex(8)}x"
@@ -63,7 +65,7 @@ class HuggingFace:
             "tui_chat.tokenizers.served",
             ("tokenizers",),
             seconds=SECONDS + size / _FILE_PER_SECOND,
-            megabytes=MEGABYTES + size * _MEMORY_PER_BYTE // 2**20,
+            megabytes=self._megabytes,
             opening=self._opening,
         )
         title = f"cannot use the tokenizer {name}"
@@ -160,26 +162,28 @@ class HuggingFace:
         return list(self._last[1]), list(self._last[2])
 
     def _asked(self, text: str, places: list[int]) -> tuple[list[int], list[int]]:
-        seconds = SECONDS + len(text) / _TEXT_PER_SECOND
-        reply, data = self._call({"do": "encode", "text": text, "at": places}, seconds)
+        reply, data = self._call({"do": "encode", "text": text, "at": places}, len(text))
         ids = array("I")
         ids.frombytes(data)
         found = reply["at"]
         assert isinstance(found, list)
         return ids.tolist(), found
 
-    def _call(
-        self, request: Mapping[str, object], seconds: float
-    ) -> tuple[dict[str, object], bytes]:
+    def _call(self, request: Mapping[str, object], size: int) -> tuple[dict[str, object], bytes]:
+        """One request with a text of `size` characters."""
         try:
-            return self._child.call(request, seconds=seconds)
+            return self._child.call(
+                request,
+                seconds=SECONDS + size / _TEXT_PER_SECOND,
+                megabytes=self._megabytes + size * _MEMORY_PER_CHARACTER // 2**20,
+            )
         except (Refused, Ended) as error:
             raise CheckpointError("the text cannot be encoded", _reason(str(error))) from None
 
     def missing(self, text: str) -> str:
         if self._complete or not text:
             return ""
-        reply, _ = self._call({"do": "missing", "text": _clean(text)}, SECONDS)
+        reply, _ = self._call({"do": "missing", "text": _clean(text)}, len(text))
         return str(reply["missing"])
 
     # ---- ids to text

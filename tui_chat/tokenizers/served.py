@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tui_chat.tokenizers.pieces import Decoder, byte_alphabet
+from tui_chat.tokenizers.pieces import BYTE_PIECE, Decoder, byte_alphabet
 
 MAX_ID = 2**22
 # Added tokens that look like marks of a template though the file does not call them special, such
@@ -92,7 +92,12 @@ def _open_json(request: Mapping[str, Any], data: bytes) -> Answer:
         "beyond": [row["content"] for row in added if rows and row["id"] >= rows],
     }
     added = [row for row in added if not rows or row["id"] < rows]
-    hidden = [row for row in added if row["special"] or _MARK.fullmatch(row["content"])]
+    hidden = [
+        row
+        for row in added
+        if (row["special"] or _MARK.fullmatch(row["content"]))
+        and not (complete and BYTE_PIECE.fullmatch(row["content"]))  # the library looks for these
+    ]
     reply["hidden"] = [[row["content"], row["id"], row["special"]] for row in hidden]
     _rename(said, ids, added, hidden, str(request["secret"]))
     for name in ("post_processor", "truncation", "padding", "decoder"):
