@@ -66,7 +66,7 @@ def test_gives_the_logits_of_its_forward_pass(name: str, tmp_path: Path) -> None
     model = MODELS[name]
     held = weights_of(model)
     info = catalog.describe(str(run(tmp_path, model, held)))
-    assert (info.format, info.run, info.step) == ("KempnerForge", "ckpt", 20)
+    assert (info.format, info.run, info.step) == ("KempnerForge", f"{tmp_path.name}/ckpt", 20)
     close(logits(info), logits_of(model, held, IDS))
 
 
@@ -162,7 +162,7 @@ def test_pipeline_stages_are_put_together(tmp_path: Path) -> None:
     expected = logits_of(model, held, IDS)
     for path in (step, step.parent, step / "pp1", step / "pp0" / "__0_0.distcp"):
         info = catalog.describe(str(path))
-        assert (info.run, info.step) == ("ckpt", 40)
+        assert (info.run, info.step) == (f"{tmp_path.name}/ckpt", 40)
         close(logits(info), expected)
     (found,) = catalog.scan([str(tmp_path)])
     assert [entry.step for entry in found.checkpoints] == [40]

@@ -110,9 +110,21 @@ def _stored(ref: TensorRef) -> str:
     return ref.encoding or ref.dtype
 
 
+# Names of directories that say what is in them, and not which run it is of.
+_NAMELESS = frozenset(("checkpoints", "checkpoint", "ckpts", "ckpt", "weights"))
+
+
 def run_name(path: str) -> str:
     """The run a file belongs to is the directory it lies in."""
-    return shown_name(os.path.dirname(path))
+    return name_of_run(os.path.dirname(path))
+
+
+def name_of_run(folder: str) -> str:
+    """What the run in a directory is called: its name, with its parent's before it where it says
+    nothing by itself."""
+    name = shown_name(folder)
+    above = os.path.dirname(folder)
+    return f"{shown_name(above)}/{name}" if name.lower() in _NAMELESS and above != "/" else name
 
 
 _COUNTS = ("vocab_size", "n_layer", "n_head", "n_embd", "context_length", "n_kv_head", "head_dim")
@@ -214,4 +226,4 @@ def _sample(files: dict[str, RegularFile], ref: TensorRef) -> bytes:
     return b"".join(file.read(storage.begin + place, size) for place in sorted(places))
 
 
-__all__ = ["Description", "Stamp", "agree", "build_spec", "finish", "run_name"]
+__all__ = ["Description", "Stamp", "agree", "build_spec", "finish", "name_of_run", "run_name"]

@@ -13,8 +13,8 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 
 from tui_chat.checkpoint.binaries import looks_binary
-from tui_chat.checkpoint.description import run_name
-from tui_chat.checkpoint.files import RegularFile, shown_name, unopened
+from tui_chat.checkpoint.description import name_of_run, run_name
+from tui_chat.checkpoint.files import RegularFile, unopened
 from tui_chat.checkpoint.formats import claimed
 from tui_chat.checkpoint.hipgpt_file import looks_like_hipgpt
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
@@ -106,7 +106,7 @@ class Scanner:
             found = self._run_at(folder, inside, seen, budget, deeper=depth < MAX_DEPTH)
             if found:
                 runs = {entry.run for entry in found if not entry.error}
-                name = runs.pop() if len(runs) == 1 else shown_name(folder.path)
+                name = runs.pop() if len(runs) == 1 else name_of_run(folder.path)
                 yield Run(name=name, path=folder.path, checkpoints=tuple(found))
             if depth < MAX_DEPTH:
                 behind = [os.path.join(folder.path, name) for name in reversed(folder.links)]
@@ -125,7 +125,7 @@ class Scanner:
         """The checkpoints of the run that a directory is, in order; `inside` gets the directories
         in it that are none of its steps."""
         found = self._own(folder)
-        here = shown_name(folder.path)
+        here = name_of_run(folder.path)
         for name in folder.folders if deeper else ():
             child = _listed(os.path.join(folder.path, name), seen, budget)
             if child is None or (folder.claimed and _STAGE.fullmatch(name)):

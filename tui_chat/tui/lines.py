@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tui_chat.checkpoint.info import TemplateHint
 from tui_chat.display import one_line
 from tui_chat.engine import events as ev
 from tui_chat.sampling import SamplingParams, chain, knob
@@ -39,7 +40,7 @@ def title(chat: Chat) -> Title:
             chat.loaded.dtype,
             chat.loaded.device,
             *losses[:1],
-            *([f"template {info.template.name}"] if info.template.name else []),
+            *([_template(info.template)] if info.template.name else []),
             info.format,
         )
     if chat.loading:
@@ -55,6 +56,12 @@ def title(chat: Chat) -> Title:
         chat=one_line(heading[:200], 60),
         guessed=guessed,
     )
+
+
+def _template(hint: TemplateHint) -> str:
+    """The file a template stands in is no name of it."""
+    unnamed = hint.jinja and hint.name in ("chat_template", "default")
+    return "own template" if unnamed else f"template {hint.name}"
 
 
 def status(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from tui_chat.checkpoint.archive import Archive
-from tui_chat.checkpoint.description import Description
+from tui_chat.checkpoint.description import Description, run_name
 from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.hf_tokenizer import hf_tokenizer
 from tui_chat.checkpoint.huggingface.reading import PREFIXES, Change, Model, read_model
@@ -150,7 +150,7 @@ def _run(folder: str) -> tuple[str, int | None]:
     name = shown_name(folder)
     hit = _STEP.fullmatch(name)
     if hit is not None:
-        return shown_name(os.path.dirname(folder)), int(hit[1])
+        return run_name(folder), int(hit[1])
     above = os.path.dirname(folder)
     # .../models--organisation--name/snapshots/revision, as downloads are kept
     if shown_name(above) == "snapshots":

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 from tui_chat.checkpoint.archive import Archive
 from tui_chat.checkpoint.dcp import METADATA, SUFFIX, read_dcp, same_numbers, turned
-from tui_chat.checkpoint.description import Description
-from tui_chat.checkpoint.files import Damaged, RegularFile, shown_name, shown_path
+from tui_chat.checkpoint.description import Description, run_name
+from tui_chat.checkpoint.files import Damaged, RegularFile, shown_path
 from tui_chat.checkpoint.kempnerforge_settings import Settings, Shown, heads_of, shown_of
 from tui_chat.checkpoint.names import (
     Row,
@@ -142,7 +142,7 @@ def describe(source: Source) -> Description:
         ignored=IGNORED,
         archives=archives,
         tokenizer=tokenizer.hint,
-        run=shown_name(os.path.dirname(folder)),
+        run=run_name(folder),
         step=step,
         stop_ids=tokenizer.stop_ids,
         text_start=tokenizer.text_start,

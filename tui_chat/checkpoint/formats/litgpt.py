@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tui_chat.checkpoint.archive import Archive, read_archive
-from tui_chat.checkpoint.description import Description, agree
+from tui_chat.checkpoint.description import Description, agree, name_of_run, run_name
 from tui_chat.checkpoint.files import shown_name, shown_path
 from tui_chat.checkpoint.gpt2 import matrix, untied
 from tui_chat.checkpoint.info import TokenizerHint
@@ -229,8 +229,8 @@ def _run(source: Source) -> str:
     """Steps and the final weights lie in directories of their own below the run's."""
     name = shown_name(source.folder)
     if _STEP.match(name) or name == "final":
-        return shown_name(os.path.dirname(source.folder))
-    return name
+        return run_name(source.folder)
+    return name_of_run(source.folder)
 
 
 def _step(source: Source, archive: Archive) -> int | None:
