@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.checkpoint.hf_folder import Folder
 from tui_chat.checkpoint import catalog, weights
 from tui_chat.checkpoint.formats import huggingface
 from tui_chat.errors import CheckpointError
@@ -151,3 +152,16 @@ def test_a_step_of_an_adapters_training_belongs_to_its_run(adapter: Callable[...
     assert (info.run, info.step) == ("run", 40)
     assert info.losses == {"train": 2.5, "val": 2.25}
     assert catalog.describe(str(folder.parent)).path == str(step)
+
+
+def test_a_changed_head_is_not_taken_for_the_embedding_it_was(
+    adapter: Callable[..., Path], copy: Callable[..., Folder]
+) -> None:
+    """torch writes a tied head twice with one checksum; the adapter changes one of the two."""
+    base = copy("llama-llama3")
+    tensors = base.tensors
+    both = tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    torch.save(both, base.path / "pytorch_model.bin")
+    (base.path / "model.safetensors").unlink()
+    folder = adapter("tied-head", base_model_name_or_path=str(base.path))
+    assert equal(logits_of(folder), wanted("tied-head"))

@@ -121,12 +121,11 @@ class TensorRef:
         checksums."""
         if self.place == other.place:
             return True
-        layout = (self.offset, self.dtype, self.shape, self.stride, self.storage.nbytes)
+        mine, theirs = self.storage, other.storage
         return (
-            self.storage.crc32 is not None
-            and self.storage.crc32 == other.storage.crc32
-            and layout
-            == (other.offset, other.dtype, other.shape, other.stride, other.storage.nbytes)
+            mine.crc32 is not None
+            and (mine.crc32, mine.nbytes) == (theirs.crc32, theirs.nbytes)
+            and self.place[2:] == other.place[2:]  # all but where the storage lies
         )
 
 

@@ -182,7 +182,7 @@ def _sizes(
         plain = queries // heads if queries else whole(spec, "n_embd") // heads
         spec["head_dim"] = default if isinstance(default, int) and not queries else plain
     if not spec.get("n_kv_head"):
-        spec["n_kv_head"] = max(keys // whole(spec, "head_dim"), 1) if keys else heads
+        spec["n_kv_head"] = max(keys // max(whole(spec, "head_dim"), 1), 1) if keys else heads
         if keys and spec["n_kv_head"] != heads:
             read.inferred.append(f"n_kv_head {spec['n_kv_head']}: from the tensors")
     if not spec.get("context_length"):

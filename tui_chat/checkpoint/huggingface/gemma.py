@@ -27,6 +27,7 @@ _DEFAULTS: Spec = {
     "hidden_act": "gelu_pytorch_tanh",
     "hidden_activation": "gelu_pytorch_tanh",
     "head_dim": 256,
+    "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "max_position_embeddings": 8192,
 }
@@ -59,7 +60,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": Family(
         names=LLAMA_NAMES,
         spec=RMS,
-        defaults={**_DEFAULTS, "num_key_value_heads": 16},
+        defaults={**_DEFAULTS, "num_attention_heads": 16, "num_key_value_heads": 16},
         ones=_ONES,
         more=_scaled,
     ),

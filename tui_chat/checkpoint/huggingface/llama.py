@@ -87,7 +87,7 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(
         names=LLAMA_NAMES,
         spec=RMS,
-        defaults=BASE,
+        defaults={**BASE, "num_attention_heads": 32},
         ignored=("*.rotary_emb.inv_freq",),
     ),
     "mistral": Family(
@@ -95,6 +95,7 @@ FAMILIES: dict[str, Family] = {
         spec=RMS,
         defaults={
             **BASE,
+            "num_attention_heads": 32,
             "num_key_value_heads": 8,
             "sliding_window": 4096,
             "max_position_embeddings": 131072,
@@ -117,6 +118,7 @@ FAMILIES: dict[str, Family] = {
         spec=RMS,
         defaults={
             **BASE,
+            "num_attention_heads": 32,
             "sliding_window": 4096,
             "max_window_layers": 28,
             "max_position_embeddings": 32768,
@@ -128,6 +130,7 @@ FAMILIES: dict[str, Family] = {
         spec={**RMS, "qk_norm": "before_rope"},
         defaults={
             **BASE,
+            "num_attention_heads": 32,
             "sliding_window": 4096,
             "max_window_layers": 28,
             "head_dim": 128,
@@ -138,7 +141,12 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family(
         names=FUSED_NAMES,
         spec=RMS,
-        defaults={**BASE, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
+        defaults={
+            **BASE,
+            "num_attention_heads": 32,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 4096,
+        },
         window="all",
         part=1.0,
     ),

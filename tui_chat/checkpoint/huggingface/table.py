@@ -85,7 +85,9 @@ def family_of(
         if guess:
             return guess, FAMILIES[guess], []
         raise CheckpointError(
-            "config.json does not say its model_type" if config else "there is no config.json",
+            "config.json does not say its model_type"
+            if config
+            else "there is no config.json, or nothing is in it",
             f"the tensors are called {_called(tensors)}",
             "Say the type in config.json, for example llama",
         )
