@@ -158,6 +158,8 @@ class Sample:
 
 
 def _tell_left_out(started: Started) -> None:
+    if started.note:
+        remark(started.note)
     if started.dropped_tokens:
         remark(f"the prompt is too long: its first {started.dropped_tokens} tokens were left out")
     if started.missing:

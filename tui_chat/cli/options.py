@@ -206,6 +206,13 @@ def _describe_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGrou
     group.add_argument("--tokenizer", metavar="PATH|NAME", help="another tokenizer")
     group.add_argument("--template", metavar="PATH|NAME", help="another chat template")
     group.add_argument(
+        "--template-variable",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a variable of the template, such as enable_thinking=false; repeatable",
+    )
+    group.add_argument(
         "--config",
         action="append",
         default=[],
@@ -256,17 +263,26 @@ def load_options(arguments: argparse.Namespace) -> LoadOptions:
         template=arguments.template or "",
         config=config(arguments.config),
         config_file=arguments.config_file or "",
+        template_variables=config(arguments.template_variable, "--template-variable"),
     )
 
 
-def config(pairs: Sequence[str]) -> dict[str, object]:
+_EXAMPLES = {
+    "--config": "--config n_head=12",
+    "--template-variable": "--template-variable enable_thinking=false",
+}
+
+
+def config(pairs: Sequence[str], option: str = "--config") -> dict[str, object]:
     """`KEY=VALUE` pairs, each value a number, true or false where it reads like one."""
     values: dict[str, object] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not all(part.isidentifier() for part in key.split(".")):
             raise UsageError(
-                "--config takes KEY=VALUE", f"{pair!r} is not", "For example --config n_head=12"
+                f"{option} takes KEY=VALUE",
+                f"{pair!r} is not",
+                f"For example {_EXAMPLES[option]}",
             )
         values[key] = _typed(text)
     return values

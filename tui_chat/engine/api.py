@@ -57,7 +57,8 @@ class Checkpoint:
         reply.
         """
         turns = [as_turn(message) for message in messages]
-        return self.loaded.chat_template.render(turns, **variables).ids  # type: ignore[arg-type]
+        given = {**self.loaded.template_variables, **variables}
+        return self.loaded.chat_template.render(turns, **given).ids  # type: ignore[arg-type]
 
     def next_logits(self, ids: Sequence[int]) -> Tensor:
         """Logits after `ids`: (vocab_size,) float32 on the CPU, where vocab_size is the

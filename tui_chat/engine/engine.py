@@ -52,6 +52,7 @@ class Lane:
             checkpoint.start_ids,
             checkpoint.info.text_start,
             checkpoint.model.incremental,
+            checkpoint.template_variables,
         )
 
     def reply(self, prompt: Prompt, params: SamplingParams, request_id: str = "") -> Reply:
@@ -192,6 +193,7 @@ class Reply:
             first_char=sent.first_char,
             dropped_tokens=sent.dropped_tokens,
             missing=lane.missing(self.prompt),
+            note=sent.note,
         )
         self._sampler = Sampler(self._params, self.seed, sent.ids)
         logits = yield from self._prefill(sent.ids)

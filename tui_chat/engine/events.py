@@ -28,6 +28,7 @@ class LoadOptions:
     template: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
     config_file: str = ""
+    template_variables: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +177,7 @@ class Started:
     first_char: int = 0
     dropped_tokens: int = 0
     missing: str = ""  # characters the tokenizer has no id for
+    note: str = ""  # what the template says of how it took the turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

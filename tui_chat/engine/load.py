@@ -7,8 +7,8 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -62,6 +62,7 @@ class LoadedCheckpoint:
     dtype: str
     threads: int
     seconds: float
+    template_variables: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def offered(self) -> int:
@@ -152,6 +153,7 @@ def load_checkpoint(
         tokenizer,
         template,
         dtype=precision if precision != "dense" else "",
+        template_variables=options.template_variables,
         seconds=time.perf_counter() - began,
     )
 
@@ -197,6 +199,7 @@ def assemble(
     template: Template | None,
     *,
     dtype: str = "",
+    template_variables: Mapping[str, object] | None = None,
     seconds: float = 0.0,
 ) -> LoadedCheckpoint:
     """Put the parts together: stop ids from file, template and tokenizer, and the number of
@@ -204,8 +207,9 @@ def assemble(
     """
     ends = {tokenizer.special[text] for text in END_TOKENS if text in tokenizer.special}
     stops = ends | set(info.stop_ids) | (set(template.stop_ids) if template is not None else set())
+    left_out = (*info.unused, *getattr(tokenizer, "notes", ()))
     return LoadedCheckpoint(
-        info=replace(info, stop_ids=tuple(sorted(stops))),
+        info=replace(info, stop_ids=tuple(sorted(stops)), unused=left_out),
         model=model,
         tokenizer=tokenizer,
         template=template,
@@ -213,6 +217,7 @@ def assemble(
         dtype=dtype or str(model.dtype).removeprefix("torch."),
         threads=choose_threads(model),
         seconds=seconds,
+        template_variables=dict(template_variables or {}),
     )
 
 

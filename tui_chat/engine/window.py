@@ -7,7 +7,7 @@ turns keeps its last half; where nothing is kept from token to token, all that f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tui_chat.conversation import Turn
@@ -25,6 +25,7 @@ class Fitted:
     first_turn: int = 0
     first_char: int = 0
     dropped_tokens: int = 0
+    note: str = ""  # what the template says of how it took the turns
 
 
 class ContextWindow:
@@ -40,11 +41,13 @@ class ContextWindow:
         start_ids: Sequence[int],
         text_start: Sequence[int] = (),
         incremental: bool = True,
+        variables: Mapping[str, object] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.context_length = context_length
         self._incremental = incremental
+        self._variables = dict(variables or {})
         # A window that is computed anew for each token may as well begin anywhere.
         self._kept = context_length // 2 if incremental else context_length
         self._start_ids = list(start_ids)  # what an empty text begins with
@@ -148,7 +151,7 @@ class ContextWindow:
     # ---- turns
 
     def _render(self, prompt: Prompt, turns: Sequence[Turn]) -> Rendered:
-        return self.template.render(turns, continue_last=prompt.continue_last)
+        return self.template.render(turns, continue_last=prompt.continue_last, **self._variables)
 
     def _fit_turns(self, prompt: Prompt, room: int) -> Fitted:
         turns = prompt.turns
@@ -158,17 +161,18 @@ class ContextWindow:
         full = self._render(prompt, turns)
         if len(full.ids) <= room:
             self._dropped_turns = ()
-            return Fitted(full.ids, head)
+            return Fitted(full.ids, head, note=full.note)
         before = self._dropped_turns
         if before and turns[head : head + len(before)] == before:
             kept = self._render(prompt, turns[:head] + turns[head + len(before) :])
             if len(kept.ids) <= room:
-                return Fitted(kept.ids, head + len(before), 0, len(full.ids) - len(kept.ids))
+                left_out = len(full.ids) - len(kept.ids)
+                return Fitted(kept.ids, head + len(before), 0, left_out, kept.note)
         first, kept = self._shortened(prompt, full, self.context_length // 2)
         if len(kept.ids) >= self.context_length:
             return self._cut_reply(prompt, full, first, kept)
         self._dropped_turns = turns[head:first]
-        return Fitted(kept.ids, first, 0, len(full.ids) - len(kept.ids))
+        return Fitted(kept.ids, first, 0, len(full.ids) - len(kept.ids), kept.note)
 
     def _shortened(self, prompt: Prompt, full: Rendered, target: int) -> tuple[int, Rendered]:
         """The longest end of the conversation, beginning with a user's turn, of at most `target`

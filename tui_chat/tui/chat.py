@@ -53,6 +53,7 @@ class Chat:
         self._mode: Mode | None = None  # what the user chose; None: the checkpoint's own
         self.context_used = 0
         self._missing = ""  # characters said to have no token
+        self._noted = ""  # what the template was last heard to say
         self.window: str | int | None = (
             None  # message (chat) or character (raw) at which the sent window begins
         )
@@ -338,7 +339,7 @@ class Chat:
         if not len(self.conversation):
             self.conversation.mode = self._mode or event.info.mode
             self._view.conversation_changed()
-        self._missing = ""
+        self._missing, self._noted = "", ""
         for warning in event.info.warnings:
             self._view.say(warning)
         if self.conversation.mode == "chat" and not event.info.template.name:
@@ -405,6 +406,9 @@ class Chat:
                     self._view.conversation_changed()
                 else:
                     self._view.message_added(message)
+        if event.note and event.note != self._noted:
+            self._noted = event.note
+            self._view.say(f"{event.note[0].upper()}{event.note[1:]}.")
         if new := "".join(c for c in event.missing if c not in self._missing):
             self._missing += new
             self._view.say(f"The tokenizer has no token for {' '.join(new)}: left out.")
