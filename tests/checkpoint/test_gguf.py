@@ -18,7 +18,7 @@ import torch
 
 from tui_chat.checkpoint import catalog, quantised, weights
 from tui_chat.checkpoint.archive import read_archive
-from tui_chat.checkpoint.gguf import LongList, entry_of, read_list
+from tui_chat.checkpoint.gguf.reader import LongList, entry_of, read_list
 from tui_chat.checkpoint.info import CheckpointInfo
 from tui_chat.errors import CheckpointError
 from tui_chat.model.build import build

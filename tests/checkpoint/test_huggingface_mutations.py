@@ -39,7 +39,7 @@ def mutated(value: Any, rng: random.Random, depth: int = 0) -> Any:
     return copy.deepcopy(rng.choice(VALUES))
 
 
-@pytest.mark.parametrize("seed", [random.SystemRandom().randrange(2**32), 1])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_mutated_settings_open_or_are_refused(seed: int, tmp_path: Path) -> None:
     print("seed", seed)  # shown when the test fails
     rng = random.Random(seed)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tui_chat.checkpoint.formats import FORMATS
-from tui_chat.checkpoint.gguf_architectures import ARCHITECTURES
+from tui_chat.checkpoint.gguf.architectures import ARCHITECTURES
 from tui_chat.checkpoint.huggingface.table import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]

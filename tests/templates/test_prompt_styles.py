@@ -11,7 +11,7 @@ import pytest
 
 from tui_chat.checkpoint.hf_tokenizer import hf_tokenizer
 from tui_chat.checkpoint.info import TokenizerHint
-from tui_chat.checkpoint.prompt_styles import STYLES, style_hint, style_of
+from tui_chat.checkpoint.litgpt.prompt_styles import STYLES, style_hint, style_of
 from tui_chat.conversation import Turn
 from tui_chat.model.spec import ModelSpec
 from tui_chat.templates.base import Template

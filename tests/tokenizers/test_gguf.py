@@ -18,7 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Split
 from tokenizers.trainers import BpeTrainer
 
-from tui_chat.checkpoint.gguf_splits import SPLITS
+from tui_chat.checkpoint.gguf.splits import SPLITS
 from tui_chat.errors import CheckpointError
 from tui_chat.tokenizers.gguf import open_gguf
 from tui_chat.tokenizers.huggingface import HuggingFace

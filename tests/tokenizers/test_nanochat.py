@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiktoken
 
-from tui_chat.checkpoint.encodings import read_encoding
+from tui_chat.checkpoint.nanochat.encodings import read_encoding
 from tui_chat.errors import CheckpointError
 from tui_chat.tokenizers import foreign
 from tui_chat.tokenizers.bpe import PIECE

@@ -21,8 +21,8 @@ from tui_chat.checkpoint.binaries import (
     resembles_legacy,
 )
 from tui_chat.checkpoint.files import Damaged, RegularFile, Stamp, being_written, refused
-from tui_chat.checkpoint.gguf import MAGIC, read_gguf
-from tui_chat.checkpoint.hipgpt_file import looks_like_hipgpt, read_hipgpt, resembles_hipgpt
+from tui_chat.checkpoint.gguf.reader import MAGIC, read_gguf
+from tui_chat.checkpoint.hipgpt.file import looks_like_hipgpt, read_hipgpt, resembles_hipgpt
 from tui_chat.checkpoint.pickles import MAX_BYTES, Truncated, read_pickle
 from tui_chat.checkpoint.plain import no_storage, plain
 from tui_chat.checkpoint.tensors import (
@@ -226,7 +226,9 @@ def _stream_from(file: RegularFile, data: bytes) -> tuple[Kind, object, Mapping[
             raise Damaged(f"the storage {key[:40]!r} has two sizes")
         return Storage(file.path, 0, nbytes)
 
-    plain(value, announced)  # only to learn how many bytes a number of each storage has
+    # Only to learn how many bytes a number of each storage has: also those of the optimizer, which
+    # may stand before the weights.
+    plain(value, announced, whole=True)
     begins: dict[str, int] = {}
     for key in keys:
         if not isinstance(key, str) or key in begins or key not in sizes_by_key:

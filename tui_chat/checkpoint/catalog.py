@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from tui_chat.checkpoint.description import finish
-from tui_chat.checkpoint.encodings import begin_and_ends, read_encoding
 from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.formats import FORMATS, Format, claimed, claiming, plug_ins
 from tui_chat.checkpoint.hints import settings_file, template_hint, tokenizer_hint
 from tui_chat.checkpoint.info import CheckpointInfo, Run, TokenizerHint
+from tui_chat.checkpoint.nanochat.encodings import begin_and_ends, read_encoding
 from tui_chat.checkpoint.plain import what
 from tui_chat.checkpoint.scan import SUFFIXES, Scanner
 from tui_chat.checkpoint.source import Source

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Literal
 
 from tui_chat.checkpoint.archive import read_pickle_file
-from tui_chat.checkpoint.encodings import is_encoding
 from tui_chat.checkpoint.files import shown_name, shown_path
 from tui_chat.checkpoint.hf_tokenizer import hf_tokenizer, read_template
-from tui_chat.checkpoint.hipgpt_tokenizer import is_word_pieces
+from tui_chat.checkpoint.hipgpt.tokenizer import is_word_pieces
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.named_templates import NAMES, named_template
+from tui_chat.checkpoint.nanochat.encodings import is_encoding
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import read_json, read_toml
 from tui_chat.checkpoint.vocabularies import is_llmc_tokenizer

@@ -66,15 +66,16 @@ def no_storage(key: str, nbytes: int) -> Storage:
 NEVER_READ = frozenset(("optimizer", "optimizer_state_dict", "optimizer_state", "optimizers"))
 
 
-def plain(value: object, storage_of: StorageOf = no_storage) -> object:
+def plain(value: object, storage_of: StorageOf = no_storage, *, whole: bool = False) -> object:
     """`value` without records: data, TensorRef and Opaque. Raises Damaged.
 
-    The state of the optimizer, where it stands at the top, is left out unseen: None stands for it.
+    The state of the optimizer, where it stands at the top, is left out unseen, and None stands for
+    it; not so if `whole`.
     """
     reader = _Plain(storage_of)
     if isinstance(value, Record):
         value = value.entries if str(value.cls) in _DICTS else value
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not whole:
         value = {k: None if k in NEVER_READ else v for k, v in value.items()}
     return reader.of(value, 0)
 

@@ -16,7 +16,7 @@ from tui_chat.checkpoint.binaries import looks_binary
 from tui_chat.checkpoint.description import name_of_run, run_name
 from tui_chat.checkpoint.files import RegularFile, unopened
 from tui_chat.checkpoint.formats import claimed
-from tui_chat.checkpoint.hipgpt_file import looks_like_hipgpt
+from tui_chat.checkpoint.hipgpt.file import looks_like_hipgpt
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
 from tui_chat.errors import CheckpointError, TuiChatError
 

@@ -98,6 +98,10 @@ def _command(command: str, words: list[str]) -> int:
             from tui_chat.cli import inspect
 
             return inspect.inspect(arguments) if command == "inspect" else inspect.runs(arguments)
+        case "bench":
+            from tui_chat.cli.bench import bench
+
+            return bench(arguments)
         case "sessions":
             from tui_chat.cli.sessions import sessions
 

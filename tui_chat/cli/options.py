@@ -20,6 +20,7 @@ COMMANDS = {
     "next": "the table of tokens that may come next",
     "score": "how likely a given text is, token by token",
     "inspect": "what was understood of a checkpoint, and why",
+    "bench": "how fast it is here, beside what the memory allows",
     "list": "runs and their steps under directories",
     "sessions": "the saved chats: list, show, delete, undelete, check",
     "paths": "where everything lies",
@@ -79,6 +80,11 @@ def command_parser(command: str) -> Parser:
                 "path", type=_path, metavar="PATH", help="checkpoint file or run directory"
             )
             _closer(parser)
+            _load_options(parser)
+        case "bench":
+            parser.add_argument(
+                "path", type=_path, metavar="PATH", help="checkpoint file or run directory"
+            )
             _load_options(parser)
         case "list":
             parser.add_argument(

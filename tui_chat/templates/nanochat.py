@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tui_chat.checkpoint.encodings import TURN_TOKENS
+from tui_chat.checkpoint.nanochat.encodings import TURN_TOKENS
 from tui_chat.conversation import Turn
 from tui_chat.errors import UsageError
 from tui_chat.templates.base import Rendered, no_variables

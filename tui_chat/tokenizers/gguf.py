@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from tui_chat.checkpoint.archive import read_archive
 from tui_chat.checkpoint.files import shown_name
-from tui_chat.checkpoint.gguf import read_list
-from tui_chat.checkpoint.gguf_splits import GUESS, SPLITS
+from tui_chat.checkpoint.gguf.reader import read_list
+from tui_chat.checkpoint.gguf.splits import GUESS, SPLITS
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.errors import CheckpointError
 from tui_chat.tokenizers.huggingface import HuggingFace

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from tui_chat.checkpoint.files import shown_name
-from tui_chat.checkpoint.hipgpt_tokenizer import read_word_pieces
+from tui_chat.checkpoint.hipgpt.tokenizer import read_word_pieces
 
 END_OF_WORD = "</w>"
 _WORD = re.compile(r"[^ \t\n\v\f\r]+")  # C's idea of white space: a no-break space is a letter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from tui_chat.checkpoint.encodings import read_encoding
+from tui_chat.checkpoint.nanochat.encodings import read_encoding
 from tui_chat.tokenizers.base import Tokenizer
 from tui_chat.tokenizers.bpe import GPT2_PATTERN, Bpe, open_named
 from tui_chat.tokenizers.foreign import ForeignBpe

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from tui_chat.checkpoint.archive import Archive, read_archive
 from tui_chat.checkpoint.description import Description
 from tui_chat.checkpoint.files import shown_name
-from tui_chat.checkpoint.gguf import numbers_of
-from tui_chat.checkpoint.gguf_architectures import ARCHITECTURES, Architecture
-from tui_chat.checkpoint.gguf_keys import Keys
-from tui_chat.checkpoint.gguf_tensors import IGNORED, arranged, names_of
-from tui_chat.checkpoint.gguf_text import describe_text
+from tui_chat.checkpoint.gguf.architectures import ARCHITECTURES, Architecture
+from tui_chat.checkpoint.gguf.keys import Keys
+from tui_chat.checkpoint.gguf.reader import numbers_of
+from tui_chat.checkpoint.gguf.tensors import IGNORED, arranged, names_of
+from tui_chat.checkpoint.gguf.text import describe_text
 from tui_chat.checkpoint.gpt2 import matrix
 from tui_chat.checkpoint.info import TokenizerHint
 from tui_chat.checkpoint.names import count

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from tui_chat.checkpoint.archive import parse_json
 from tui_chat.checkpoint.description import Description
 from tui_chat.checkpoint.files import Damaged, RegularFile, shown_name, shown_path
-from tui_chat.checkpoint.hipgpt_tokenizer import read_word_pieces
+from tui_chat.checkpoint.hipgpt.tokenizer import read_word_pieces
 from tui_chat.checkpoint.info import TokenizerHint
 from tui_chat.checkpoint.names import Table, transpose
 from tui_chat.checkpoint.plain import mapping

@@ -15,17 +15,17 @@ from tui_chat.checkpoint.archive import Archive
 from tui_chat.checkpoint.description import Description, run_name
 from tui_chat.checkpoint.files import shown_name
 from tui_chat.checkpoint.hf_tokenizer import hf_tokenizer
+from tui_chat.checkpoint.huggingface.lora import BASE, Adapter, read_adapter
 from tui_chat.checkpoint.huggingface.reading import PREFIXES, Change, Model, read_model
-from tui_chat.checkpoint.huggingface.table import by_tensors
-from tui_chat.checkpoint.lora import BASE, Adapter, read_adapter
-from tui_chat.checkpoint.names import strip
-from tui_chat.checkpoint.plain import mapping
-from tui_chat.checkpoint.shards import (
+from tui_chat.checkpoint.huggingface.shards import (
     Weights,
     directory_weights,
     file_tensors,
     has_weights,
 )
+from tui_chat.checkpoint.huggingface.table import by_tensors
+from tui_chat.checkpoint.names import strip
+from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source, read_json
 from tui_chat.errors import CheckpointError
 

@@ -17,7 +17,9 @@ from tui_chat.checkpoint.archive import Archive
 from tui_chat.checkpoint.dcp import METADATA, SUFFIX, read_dcp, same_numbers, turned
 from tui_chat.checkpoint.description import Description, run_name
 from tui_chat.checkpoint.files import Damaged, RegularFile, shown_path
-from tui_chat.checkpoint.kempnerforge_settings import Settings, Shown, heads_of, shown_of
+from tui_chat.checkpoint.kempnerforge.settings import Settings, Shown, heads_of, shown_of
+from tui_chat.checkpoint.kempnerforge.training_tokenizer import tokenizer_of
+from tui_chat.checkpoint.kempnerforge.training_toml import find_training
 from tui_chat.checkpoint.names import (
     Row,
     Table,
@@ -31,8 +33,6 @@ from tui_chat.checkpoint.pickles import MAX_BYTES
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source, read_json
 from tui_chat.checkpoint.tensors import Pieces, TensorRef
-from tui_chat.checkpoint.training_tokenizer import tokenizer_of
-from tui_chat.checkpoint.training_toml import find_training
 from tui_chat.checkpoint.words import listed
 from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import Experts

@@ -17,15 +17,15 @@ from tui_chat.checkpoint.description import Description, agree, name_of_run, run
 from tui_chat.checkpoint.files import shown_name, shown_path
 from tui_chat.checkpoint.gpt2 import matrix, untied
 from tui_chat.checkpoint.info import TokenizerHint
-from tui_chat.checkpoint.litgpt_config import Settings, spec_of
-from tui_chat.checkpoint.litgpt_tensors import (
+from tui_chat.checkpoint.litgpt.config import Settings, spec_of
+from tui_chat.checkpoint.litgpt.tensors import (
     inferred_config,
     merged,
     normalised,
     parted,
     split_queries,
 )
-from tui_chat.checkpoint.litgpt_text import describe_text
+from tui_chat.checkpoint.litgpt.text import describe_text
 from tui_chat.checkpoint.names import (
     Row,
     Table,

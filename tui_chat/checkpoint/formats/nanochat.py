@@ -3,7 +3,7 @@
 The model file is a bare state dict, the settings are in the JSON beside it, the tokenizer lies two
 directories up. The architecture changed over the months without a word in the files, so it is read
 off the tensors: a part is there when its tensors are, and with them the numbers that only that
-month's code says (nanochat_eras.py).
+month's code says (nanochat/eras.py).
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import re
 from collections.abc import Mapping
 
 from tui_chat.checkpoint.description import Description, agree
-from tui_chat.checkpoint.encodings import (
-    TURN_TOKENS,
-    begin_and_ends,
-    read_added,
-    read_encoding,
-)
 from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import Damaged, refused, shown_path
 from tui_chat.checkpoint.gpt2 import matrix, stripped, untied, weight_keys
 from tui_chat.checkpoint.hints import TIKTOKEN_NAMES
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.names import Table, cat, count, optional, partial
-from tui_chat.checkpoint.nanochat_eras import (
+from tui_chat.checkpoint.nanochat.encodings import (
+    TURN_TOKENS,
+    begin_and_ends,
+    read_added,
+    read_encoding,
+)
+from tui_chat.checkpoint.nanochat.eras import (
     FIRST,
     PATTERN,
     Era,

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from tui_chat.checkpoint.description import Description, agree
 from tui_chat.checkpoint.explain import Notes
+from tui_chat.checkpoint.gpt2 import weight_keys
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.names import Table, biased, cat, count, strip
 from tui_chat.checkpoint.plain import mapping
@@ -105,6 +106,12 @@ def describe(source: Source) -> Description:
             "there is no attn.proj: the heads are added to the stream directly, "
             "as in files from before 2026-05-30"
         )
+        if "attention_scale" not in source.config:
+            notes.defaults.append(
+                "scores are divided by the root of a head's width, as since 2025-03-03; before, it "
+                "was that of the whole width, which no file shows: "
+                f"--config attention_scale={embed.shape[1] ** -0.5:.6g}"
+            )
     stage = str(root.get("stage") or "")
     if stage == "reward" or any(name.startswith("reward_head.") for name in tensors):
         notes.warnings.append(
@@ -119,7 +126,8 @@ def describe(source: Source) -> Description:
     )
     fixed: dict[str, object] = {"norm_eps": 1e-5, "activation": "relu"}
     notes.fixed(fixed)
-    notes.keys(root, (*_WEIGHTS, place, "stage", "metrics", *_STEPS, *_ALL_LOSSES), "the file")
+    used = weight_keys(source)
+    notes.keys(root, (*used, place, "stage", "metrics", *_STEPS, *_ALL_LOSSES), "the file")
     notes.keys(said, _WORDS.values(), place)
     return Description(
         format=NAME,

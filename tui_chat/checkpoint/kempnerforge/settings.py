@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
+from tui_chat.checkpoint.kempnerforge.training_toml import Training
 from tui_chat.checkpoint.names import count
 from tui_chat.checkpoint.tensors import Pieces, TensorRef
-from tui_chat.checkpoint.training_toml import Training
 from tui_chat.checkpoint.words import listed
 from tui_chat.errors import CheckpointError
 

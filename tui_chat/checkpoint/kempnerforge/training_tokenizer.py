@@ -10,8 +10,8 @@ from dataclasses import replace
 from tui_chat.checkpoint.files import shown_name, shown_path
 from tui_chat.checkpoint.hf_tokenizer import HFTokenizer, around_vocabulary, hf_tokenizer
 from tui_chat.checkpoint.info import TokenizerHint
+from tui_chat.checkpoint.kempnerforge.training_toml import Training, above
 from tui_chat.checkpoint.plain import mapping
-from tui_chat.checkpoint.training_toml import Training, above
 from tui_chat.errors import CheckpointError
 
 _GPT2 = frozenset(("gpt2", "openai-community/gpt2"))

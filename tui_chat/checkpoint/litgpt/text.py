@@ -10,8 +10,8 @@ from dataclasses import replace
 from tui_chat.checkpoint.description import Description
 from tui_chat.checkpoint.hf_tokenizer import hf_tokenizer, token_id
 from tui_chat.checkpoint.info import TemplateHint
+from tui_chat.checkpoint.litgpt.prompt_styles import STYLES, style_hint, style_of
 from tui_chat.checkpoint.plain import mapping
-from tui_chat.checkpoint.prompt_styles import STYLES, style_hint, style_of
 from tui_chat.checkpoint.source import read_json
 from tui_chat.checkpoint.yaml_file import read_yaml
 from tui_chat.conversation import Mode

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tui_chat.checkpoint.description import Description
-from tui_chat.checkpoint.gguf import LongList, entry_of
-from tui_chat.checkpoint.gguf_keys import Keys
-from tui_chat.checkpoint.gguf_splits import GUESS, SPLITS, Split
+from tui_chat.checkpoint.gguf.keys import Keys
+from tui_chat.checkpoint.gguf.reader import LongList, entry_of
+from tui_chat.checkpoint.gguf.splits import GUESS, SPLITS, Split
 from tui_chat.checkpoint.hf_tokenizer import MAX_TEMPLATE, TEMPLATE_NAME
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 

@@ -16,9 +16,9 @@ from tui_chat.checkpoint.archive import Archive
 from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.huggingface.family import Family
 from tui_chat.checkpoint.huggingface.reading import PREFIXES
+from tui_chat.checkpoint.huggingface.shards import file_tensors
 from tui_chat.checkpoint.names import Row, strip
 from tui_chat.checkpoint.plain import mapping
-from tui_chat.checkpoint.shards import file_tensors
 from tui_chat.checkpoint.source import Source, read_json
 from tui_chat.checkpoint.tensors import WEIGHT_DTYPES, LowRank, TensorRef, shape_text
 from tui_chat.errors import CheckpointError

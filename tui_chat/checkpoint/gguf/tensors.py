@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from tui_chat.checkpoint.gguf import slab, stacked
-from tui_chat.checkpoint.gguf_architectures import Architecture
+from tui_chat.checkpoint.gguf.architectures import Architecture
+from tui_chat.checkpoint.gguf.reader import slab, stacked
 from tui_chat.checkpoint.names import Row, Table, cat, optional, partial
 from tui_chat.checkpoint.tensors import TensorRef, contiguous
 
