@@ -1,178 +1,234 @@
-"""Tokens per second of the decoder, beside what the memory allows and beside a loop without a
-cache.
+"""Tokens per second and time to the first token, beside what the memory allows and beside others.
 
-python benchmarks/decode.py [--smoke] [--threads N] [--dtype float32] [--json FILE]
+python benchmarks/decode.py [--smoke] [--threads N] [--only NAME] [--prompt N] [--rounds N] [--keep]
 
-Random weights in the shapes people train; batch 1, greedy. The variants of a shape take turns (A
-B A B), and medians are printed. "limit" is the bytes of the weights over the read bandwidth that
-was measured in the same run; "uncached" runs the whole text again for each token, as the
-sampling loops of most training repositories do.
+Random weights in the shapes people train; batch 1, greedy. All ways take turns (A B C A B C) and
+have the same weights, which is checked before; each round reads the prompt anew and writes on.
+Medians of the rounds are shown. "limit" is what reading the weights once a token, and the keys and
+values so far, would take at the read bandwidth that is measured in every round. Peers (peers.py)
+are measured where they are installed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import peers
+from common import (
+    ROOT,
+    SHAPES,
+    Shape,
+    Weights,
+    arguments,
+    bandwidth,
+    built,
+    bytes_read,
+    cache_bytes,
+    free,
+    keep,
+    machine,
+    median,
+    random_weights,
+    torch,
+)
+from peers import Round, Way
 
-from tui_chat.engine.torch_import import import_torch
+from tui_chat.engine.generate import prefill
 
-torch = import_torch()
-
-from tui_chat.engine.load import DTYPES  # noqa: E402
-from tui_chat.model.build import Model, build  # noqa: E402
-from tui_chat.model.spec import ModelSpec  # noqa: E402
-
-LLAMA: dict[str, Any] = {
-    "position": "rope",
-    "norm": "rmsnorm",
-    "activation": "silu",
-    "gated": True,
-}
-SHAPES = {
-    "Llama-like 1M": ModelSpec(
-        vocab_size=2048, n_layer=4, n_head=4, n_embd=128, context_length=1024, **LLAMA
-    ),
-    "GPT-like 26M": ModelSpec(
-        vocab_size=50304, n_layer=4, n_head=6, n_embd=384, context_length=1024
-    ),
-    "GPT-2 124M": ModelSpec(
-        vocab_size=50304, n_layer=12, n_head=12, n_embd=768, context_length=1024
-    ),
-}
-
-
-def random_model(spec: ModelSpec, dtype: Any) -> Model:
-    """The shape with weights of the usual size and a tied head."""
-    inner = 4 * spec.n_embd if not spec.gated else 2 * (8 * spec.n_embd // 3)
-    down = inner // 2 if spec.gated else inner
-    c = spec.n_embd
-    shapes: dict[str, tuple[int, ...]] = {"embed.weight": (spec.vocab_size, c)}
-    if spec.position == "learned":
-        shapes["position.weight"] = (spec.context_length, c)
-    for i in range(spec.n_layer):
-        at = f"blocks.{i}"
-        shapes |= {
-            f"{at}.attn_norm.weight": (c,),
-            f"{at}.attn.qkv.weight": (3 * c, c),
-            f"{at}.attn.out.weight": (c, c),
-            f"{at}.mlp_norm.weight": (c,),
-            f"{at}.mlp.{'gate_up' if spec.gated else 'up'}.weight": (inner, c),
-            f"{at}.mlp.down.weight": (c, down),
-        }
-    shapes["final_norm.weight"] = (c,)
-    return build(spec, {name: (torch.randn(s) * 0.02).to(dtype) for name, s in shapes.items()})
+PRECISIONS = ("float32", "float16", "int8")
+AGAINST = {"float32": "llama.cpp F32", "float16": "llama.cpp F16", "int8": "llama.cpp Q8_0"}
+UNCACHED = 2  # tokens a round: each costs as much as a prompt
+LOGPROB_OFF = {"F32": 0.01, "F16": 0.02, "Q8_0": 0.2}  # most a peer may differ in the likeliest's
 
 
-def bandwidth() -> float:
-    """Bytes a second that a matrix far larger than the caches can be read at."""
-    size = 6144
-    big, row = torch.randn(size, size), torch.randn(1, size)
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        torch.mm(row, big)
-        best = min(best, time.perf_counter() - began)
-    return size * size * 4 / best
+def tui_chat(model: Any) -> Way:
+    """The engine's own reading of a prompt, in its pieces, and the decoder's step."""
+    kept: dict[str, Any] = {}
+
+    def first(prompt: Sequence[int]) -> Any:
+        kept["cache"] = model.new_cache()
+        return [logits for _, logits in prefill(model, kept["cache"], prompt)][-1]
+
+    return peers.greedy(first, lambda token: model.forward((token,), kept["cache"]))
 
 
-def cached(model: Model, prompt: list[int]) -> Callable[[], None]:
-    cache = model.new_cache()
-    state = [int(model.forward(prompt, cache).argmax())]
+class Ways:
+    """What takes turns on one shape, and the figures of each round."""
 
-    def step() -> None:
-        state[0] = int(model.forward(state, cache).argmax())
+    def __init__(self, shape: Shape, folder: Path, length: int, threads: int) -> None:
+        self.shape = shape
+        self.weights = random_weights(shape)
+        self.ways: dict[str, Way] = {}
+        for precision in PRECISIONS:
+            model = built(shape, self.weights, precision)
+            self.ways[f"tui-chat {precision}"] = tui_chat(model)
+            if precision == "float32":
+                self.reference = model
+        self.ways["without a cache"] = peers.uncached(shape, self.weights)
+        if not peers.there("transformers"):
+            module = peers.hf_model(shape, self.weights)
+            self.ways["transformers"] = peers.hf(module)
+            self.ways["transformers, static"] = peers.hf(module, length)
+        if not peers.there("llama.cpp"):
+            for kind in peers.KINDS:
+                path = folder / f"{kind}.gguf"
+                peers.write_gguf(path, shape, self.weights, kind)
+                self.ways[f"llama.cpp {kind}"] = peers.LlamaCpp(path, threads, length)
 
-    return step
+    def check(self, prompt: list[int]) -> None:
+        """That all compute the same model: the same tokens, or nearly the same logprob."""
+        logprobs = self.reference.forward(prompt, self.reference.new_cache()).log_softmax(0)
+        wanted = self.ways["tui-chat float32"](prompt, 4).ids
+        for name, way in self.ways.items():
+            if isinstance(way, peers.LlamaCpp):
+                token, logprob = way.likeliest(prompt)
+                off = abs(float(logprobs[token]) - logprob)
+                if off > LOGPROB_OFF[name.split()[-1]]:
+                    raise SystemExit(f"{name} computes another model: logprob off by {off:.3f}")
+            elif "16" not in name and "int8" not in name and way(prompt, 4).ids != wanted:
+                raise SystemExit(f"{name} computes another model: other tokens")
 
-
-def uncached(model: Model, prompt: list[int]) -> Callable[[], None]:
-    text = list(prompt)
-
-    def step() -> None:
-        text.append(int(model.forward(text, model.new_cache()).argmax()))
-
-    return step
-
-
-def seconds(step: Callable[[], None], times: int) -> float:
-    taken = []
-    for _ in range(times):
-        began = time.perf_counter()
-        step()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    def run(self, prompt: list[int], rounds: int, count: int) -> tuple[Any, list[float]]:
+        """Rounds of each way, and the bandwidth in each round."""
+        found: dict[str, list[Round]] = {name: [] for name in self.ways}
+        widths = []
+        for number in range(rounds + 1):
+            width = bandwidth()
+            for name, way in self.ways.items():
+                made = way(prompt, UNCACHED if name == "without a cache" else count)
+                if number:  # the first one warms up
+                    found[name].append(made)
+            if number:
+                widths.append(width)
+        return found, widths
 
 
 def measure(
-    spec: ModelSpec, dtype: Any, prompt_length: int, rounds: int, steps: int
-) -> dict[str, float]:
-    model = random_model(spec, dtype)
-    prompt = [at % spec.vocab_size for at in range(prompt_length)]
-    began = time.perf_counter()
-    model.forward(prompt, model.new_cache())
-    model_first = time.perf_counter() - began
-    fast, slow = cached(model, prompt), uncached(model, prompt)
-    fast_times, slow_times = [], []
-    for _ in range(rounds):
-        fast_times.append(seconds(fast, steps))
-        slow_times.append(seconds(slow, max(2, steps // 10)))
-    token, naive = statistics.median(fast_times), statistics.median(slow_times)
-    limit = bandwidth() / model.weight_bytes
+    name: str, shape: Shape, prompts: Sequence[int], rounds: int, count: int, threads: int
+) -> list[dict[str, Any]]:
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        ways = Ways(shape, Path(scratch), max(prompts) + count + 8, threads)
+        for length in prompts:
+            # Ids of ordinary tokens; the end of a text is none.
+            prompt = [3 + (7 * at) % (shape.spec.vocab_size - 3) for at in range(length)]
+            ways.check(prompt)
+            found, widths = ways.run(prompt, rounds, count)
+            row = summary(ways.shape, ways.weights, found, widths, length + count // 2)
+            rows.append({"shape": name, "prompt": length, "tokens": count, **row})
+            show(rows[-1])
+        del ways
+    free()
+    return rows
+
+
+def summary(
+    shape: Shape,
+    weights: Weights,
+    found: dict[str, list[Round]],
+    widths: list[float],
+    behind: int,
+) -> dict[str, Any]:
+    token = {name: [made.token for made in rounds] for name, rounds in found.items()}
+    first = {name: [made.first for made in rounds] for name, rounds in found.items()}
+    # Medians of the ratios of each round: what disturbs a round disturbs both sides.
+
+    def times(ours: str, theirs: str, of: dict[str, list[float]]) -> float | None:
+        if theirs not in of:
+            return None
+        return median([b / a for a, b in zip(of[ours], of[theirs], strict=True)])
+
+    ratios: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        ours = f"tui-chat {precision}"
+        need = bytes_read(shape, weights, precision) + cache_bytes(shape, behind)
+        shares = [need / width / one for width, one in zip(widths, token[ours], strict=True)]
+        ratios[precision] = {
+            "share_of_limit": median(shares),
+            "times_without_a_cache": times(ours, "without a cache", token),
+            "times_transformers": times(ours, "transformers", token),
+            "times_transformers_static": times(ours, "transformers, static", token),
+            "times_llama_cpp": times(ours, AGAINST[precision], token),
+            "first_times_transformers": times(ours, "transformers", first),
+            "first_times_llama_cpp": times(ours, AGAINST[precision], first),
+        }
     return {
-        "parameters": model.parameters,
-        "prompt": prompt_length,
-        "first_token_ms": model_first * 1e3,
-        "tokens_per_second": 1 / token,
-        "uncached_tokens_per_second": 1 / naive,
-        "times_uncached": naive / token,
-        "limit_tokens_per_second": limit,
-        "share_of_limit": 1 / token / limit,
+        "parameters": sum(t.numel() for t in weights.values()),
+        "bandwidth": median(widths),
+        "tokens_per_second": {name: 1 / median(values) for name, values in token.items()},
+        "first_token_ms": {name: 1e3 * median(values) for name, values in first.items()},
+        "ratios": ratios,
     }
+
+
+def show(row: dict[str, Any]) -> None:
+    print(
+        f"\n{row['shape']}, prompt {row['prompt']}, {row['parameters'] / 1e6:.1f}M parameters, "
+        f"memory {row['bandwidth'] / 1e9:.1f} GB/s"
+    )
+    print(f"{'':22} {'tok/s':>8} {'first ms':>9}  of limit  x transformers  x llama.cpp")
+    for name, rate in row["tokens_per_second"].items():
+        line = f"{name:22} {rate:8.1f} {row['first_token_ms'][name]:9.1f}"
+        if name.startswith("tui-chat"):
+            ratio = row["ratios"][name.split()[1]]
+            line += f" {ratio['share_of_limit']:9.0%}"
+            for key in ("times_transformers", "times_llama_cpp"):
+                line += "" if ratio[key] is None else f" {ratio[key]:14.2f}"
+        print(line, flush=True)
+
+
+def agreement(path: Path, text: str) -> dict[str, Any]:
+    """In how many places of a text the likeliest next token is that of float32."""
+    import tui_chat as package
+
+    best: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        checkpoint = package.open(str(path), dtype=precision, device="cpu")
+        ids = checkpoint.encode(text)
+        model, room = checkpoint.loaded.model, checkpoint.loaded.context_length
+        rows = [
+            model.forward_all(ids[at : at + room], model.new_cache()).argmax(-1)
+            for at in range(0, len(ids), room)
+        ]
+        best[precision] = torch.cat(rows)
+    row: dict[str, Any] = {"checkpoint": path.name, "tokens": len(best["float32"])}
+    for precision in PRECISIONS[1:]:
+        row[precision] = float((best[precision] == best["float32"]).float().mean())
+    return row
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
-    parser.add_argument("--smoke", action="store_true", help="a few seconds, small shapes only")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser = arguments(__doc__)
+    parser.add_argument("--only", help="shapes whose name holds this")
+    parser.add_argument("--prompt", type=int, action="append", help="its length (32 and 512)")
+    parser.add_argument("--text", type=Path, help="to compare precisions on (a play)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "threads": args.threads,
-        "dtype": args.dtype,
-        "torch": torch.__version__,
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    print(f"{'':15} prompt  first ms    tok/s uncached      x of limit")
-    results = {}
-    names = list(SHAPES)[:1] if args.smoke else list(SHAPES)
-    for name in names:
-        for prompt in (32,) if args.smoke else (32, 512):
-            rounds, steps = (2, 20) if args.smoke else (5, 40 if "1M" in name else 20)
-            row = measure(SHAPES[name], DTYPES[args.dtype], prompt, rounds, steps)
-            results[f"{name}, prompt {prompt}"] = row
-            print(
-                f"{name:15} {prompt:6} {row['first_token_ms']:9.1f} {row['tokens_per_second']:8.1f}"
-                f" {row['uncached_tokens_per_second']:8.1f} {row['times_uncached']:6.1f}"
-                f" {row['share_of_limit']:8.0%}",
-                flush=True,
-            )
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+    where = machine(args.threads, **peers.versions())
+    for name in peers.NEEDS:
+        if why := peers.there(name):
+            print(why)
+    names = [name for name in SHAPES if not args.only or args.only in name]
+    prompts = args.prompt or ([32] if args.smoke else [32, 512])
+    rows = []
+    for name in names[:1] if args.smoke else names:
+        count = 64 if "1M" in name.split() else 32
+        rounds = args.rounds or (2 if args.smoke else 5)
+        rows += measure(name, SHAPES[name], prompts, rounds, count, args.threads)
+    play = args.text or ROOT / "tui_chat" / "engine" / "passages" / "play.txt"
+    text = play.read_text("utf-8") if play.exists() else (ROOT / "README.md").read_text("utf-8")
+    agreed = [agreement(ROOT / "checkpoints" / "demo-base", text)]
+    torch.set_num_threads(args.threads)
+    for row in agreed:
+        print(
+            f"\n{row['checkpoint']}, {row['tokens']} tokens of text: the likeliest token is that "
+            f"of float32 in {row['float16']:.2%} with float16, {row['int8']:.2%} with int8"
+        )
+    keep("decode", args, {**where, "agreement": agreed}, rows)
     return 0
 
 
