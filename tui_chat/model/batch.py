@@ -25,13 +25,7 @@ def next_tokens(parts: Parts, tokens: Sequence[int], caches: Sequence[KVCache]) 
     n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
     heres = [len(cache) for cache in caches]
     places = torch.tensor(heres, device=parts.device)
-    x = parts.embed.many(torch.tensor(tokens, device=parts.device))
-    if spec.embed_scale != 1.0:
-        x = x * spec.embed_scale
-    if parts.position is not None:
-        x = x + parts.position[places]
-    if parts.embed_norm is not None:
-        x = parts.embed_norm.many(x)
+    x = parts.begin(torch.tensor(tokens, device=parts.device), places)
     slots = [cache.slots(1) for cache in caches]
     rows = [cache.rows(here + 1) for cache, here in zip(caches, heres, strict=True)]
     angles: dict[int, Tensor] = {}  # layers share tables
@@ -49,17 +43,7 @@ def next_tokens(parts: Parts, tokens: Sequence[int], caches: Sequence[KVCache]) 
                 for i in range(len(caches))
             ]
         )
-        if block.out is not None:
-            mixed = block.out.many(mixed)
-        if block.attn_post is not None:
-            mixed = block.attn_post.many(mixed)
-        seen = x + mixed if spec.residual == "serial" else x
-        if block.mlp_norm is not None:
-            normed = block.mlp_norm.many(seen)
-        made = block.mlp(normed)
-        if block.mlp_post is not None:
-            made = block.mlp_post.many(made)
-        x = seen + made if spec.residual == "serial" else x + mixed + made
+        x = parts.join(block, x, normed, mixed)
     return parts.logits(x)
 
 

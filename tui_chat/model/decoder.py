@@ -95,13 +95,7 @@ class Decoder:
         end = start + count
         n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
         cache.reserve(end)
-        x = parts.embed.many(torch.tensor(ids, device=self.device))
-        if spec.embed_scale != 1.0:
-            x = x * spec.embed_scale
-        if parts.position is not None:
-            x = x + parts.position[start:end]
-        if parts.embed_norm is not None:
-            x = parts.embed_norm.many(x)
+        x = parts.begin(torch.tensor(ids, device=self.device), slice(start, end))
         # On an empty cache torch's own causal mask is right, and faster than one that is added.
         plain = start == 0 and spec.attention_softcap is None
         masks = {
@@ -125,17 +119,7 @@ class Decoder:
                 plain and count > 1 and not block.window,
             )
             mixed = mixed[0].transpose(0, 1).reshape(count, n_head * dim)
-            if block.out is not None:
-                mixed = block.out.many(mixed)
-            if block.attn_post is not None:
-                mixed = block.attn_post.many(mixed)
-            seen = x + mixed if spec.residual == "serial" else x
-            if block.mlp_norm is not None:
-                normed = block.mlp_norm.many(seen)
-            made = block.mlp(normed)
-            if block.mlp_post is not None:
-                made = block.mlp_post.many(made)
-            x = seen + made if spec.residual == "serial" else x + mixed + made
+            x = parts.join(block, x, normed, mixed)
         return x
 
 

@@ -81,6 +81,30 @@ class Parts(NamedTuple):
     attend: Attention
     shape_logits: Map | None
 
+    def begin(self, ids: Tensor, places: slice | Tensor) -> Tensor:
+        """What goes into the first layer: (T, n_embd), for ids (T,) at their positions."""
+        x = self.embed.many(ids)
+        if self.spec.embed_scale != 1.0:
+            x = x * self.spec.embed_scale
+        if self.position is not None:
+            x = x + self.position[places]
+        return x if self.embed_norm is None else self.embed_norm.many(x)
+
+    def join(self, block: Block, x: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
+        """What comes out of a layer: `x` went in, `normed` into its attention, `mixed` (T, n_head *
+        head_dim) are its heads -> (T, n_embd).
+        """
+        if block.out is not None:
+            mixed = block.out.many(mixed)
+        if block.attn_post is not None:
+            mixed = block.attn_post.many(mixed)
+        serial = self.spec.residual == "serial"
+        seen = x + mixed if serial else x
+        made = block.mlp(normed if block.mlp_norm is None else block.mlp_norm.many(seen))
+        if block.mlp_post is not None:
+            made = block.mlp_post.many(made)
+        return seen + made if serial else x + mixed + made
+
     def logits(self, x: Tensor) -> Tensor:
         """After the last layer: (T, n_embd) -> (T, vocab_size) float32."""
         if self.final_norm is not None:
