@@ -38,7 +38,7 @@ class Decoder:
     ) -> None:
         self.spec = spec
         self.parameters = sum(tensor.numel() for tensor in weights.values())
-        self.weight_bytes = sum(_held_bytes(t, precision) for t in weights.values())
+        self.weight_bytes = sum(_held_bytes(*item, precision) for item in weights.items())
         with torch.inference_mode():
             self._parts = assemble(spec, weights, precision)
             self._one = one_token(self._parts)
@@ -123,9 +123,10 @@ class Decoder:
         return x
 
 
-def _held_bytes(tensor: Tensor, precision: Precision) -> int:
-    """Bytes that a tensor of the file takes once it is in place."""
+def _held_bytes(name: str, tensor: Tensor, precision: Precision) -> int:
+    """Bytes that a tensor of the file takes once it is in place (linear.py says how)."""
     size = tensor.element_size()
     if precision != "dense":
-        size = 4 if tensor.dim() != 2 else 1 if precision == "int8" else 2
+        small = precision == "int8" and not name.endswith(".down.weight")
+        size = 4 if tensor.dim() != 2 else 1 if small else 2
     return tensor.numel() * size
