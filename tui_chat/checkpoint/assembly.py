@@ -50,10 +50,11 @@ def straight(place: torch.Tensor, ref: TensorRef) -> Pieces:
             numbers = torch.frombuffer(memory, dtype=dtype).view(there.shape)
             if there.device.type != "cpu":  # converted and turned over there
                 numbers = numbers.to(there.device)
-            if not whole:
-                # Turned over in the cache first: columns a power of two apart would push one
-                # another out of it, as they are in most models.
-                numbers, there = numbers.t().contiguous(), there.t()
+            elif not whole:
+                # Turned over in the cache first: columns a power of two apart, as they are in most
+                # models, would push one another out of it.
+                turned = torch.frombuffer(stage(len(memory)), dtype=dtype).view(there.shape[::-1])
+                numbers, there = turned.copy_(numbers.t()), there.t()
             there.copy_(numbers.float().add_(ref.plus) if ref.plus else numbers)
 
     stays = whole and place.dtype == dtype and place.device.type == "cpu" and not ref.plus

@@ -21,8 +21,8 @@ _HANDED_OVER = 128 * 1024  # below, the other thread would be woken for less tha
 
 Stage = Callable[[int], memoryview]
 Pieces = Callable[[Stage], Iterator[memoryview]]
-"""Memory to fill, piece by piece; each is full when the next is asked for. What `stage` lends may
-be lent again after the next piece but one."""
+"""Memory to fill, piece by piece; each is full when the next is asked for. `stage` lends two pieces
+of memory in turn, each until the next but one is lent."""
 
 
 class LoadCancelled(CheckpointError):
