@@ -108,7 +108,7 @@ def test_wrappers_in_the_names_are_taken_away_and_said(wrapped: str, tmp_path: P
         for n, t in held.items()
     }
     info = catalog.describe(str(run(tmp_path, model, names)))
-    assert "_checkpoint_wrapped_module." in " ".join(info.warnings)
+    assert "_checkpoint_wrapped_module." in " ".join(info.inferred)
     close(logits(info), logits_of(model, held, IDS))
 
 
@@ -401,7 +401,9 @@ def test_without_a_toml_the_router_is_told_by_its_bias(tmp_path: Path) -> None:
     step = save_step(tmp_path / "step_3", held)
     info = catalog.describe(str(step), config={"n_head": 4, "moe_top_k": 3})
     assert info.spec.experts is not None and info.spec.experts.router == "sigmoid"
-    assert "moe_router sigmoid_topk" in info.defaults
+    assert "moe_router sigmoid_topk: the router has an expert_bias" in info.inferred
+    assert not any("moe_router" in text for text in info.defaults)
+    assert any("expert_ema" in text for text in info.unused)
     close(logits(info), logits_of(model, held, IDS))
 
 
@@ -428,7 +430,13 @@ def test_settings_without_meaning_for_a_reply_are_listed_as_unused(tmp_path: Pat
     step = run(tmp_path, model, weights_of(model))
     text = (tmp_path / "train.toml").read_text() + 'init_std = 0.02\nsdpa_backend = "auto"\n'
     (tmp_path / "train.toml").write_text(text)
-    assert catalog.describe(str(step)).unused == ("model.init_std", "model.sdpa_backend")
+    (step / "train_state.pt").touch()
+    assert catalog.describe(str(step)).unused == (
+        "the tensors of the optimizer: only training needs them",
+        "train_state.pt: only training needs it",
+        "model.init_std",
+        "model.sdpa_backend",
+    )
 
 
 # ---- tokenizers
@@ -496,6 +504,15 @@ def test_gpt2_needs_no_files_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     info = catalog.describe(str(step))
     assert (info.tokenizer.kind, info.tokenizer.name) == ("tiktoken", "gpt2")
     assert info.stop_ids == (50256,)
+
+
+def test_gpt2s_name_over_a_model_with_fewer_ids_leaves_ids_and_a_warning(tmp_path: Path) -> None:
+    model = Model()
+    step = save_step(tmp_path / "run/step_1", weights_of(model))
+    (tmp_path / "train.toml").write_text(model.toml(data='tokenizer_path = "gpt2"'))
+    info = catalog.describe(str(step))
+    assert info.tokenizer.kind == "none" and info.stop_ids == ()
+    assert "has 50257 ids, the model 40" in " ".join(info.warnings)
 
 
 # ---- refused

@@ -174,6 +174,7 @@ def test_still_older_files_say_no_sizes_at_all(proj: bool, same: Any) -> None:
     info = same(oldest, weights).info
     assert (info.mode, info.step, info.spec.n_head) == ("raw", 30, H)
     assert any("attn.proj" in text for text in info.inferred) is not proj
+    assert any("--config attention_scale" in text for text in info.defaults) is not proj
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "stream"])
@@ -185,6 +186,7 @@ def test_a_state_dict_opens_bare_and_under_any_key(key: str, zipped: bool, tmp_p
     opened = tui_chat.open(str(tmp_path / "w"))
     torch.testing.assert_close(opened.next_logits(IDS), oracle(weights), atol=1e-4, rtol=0)
     assert opened.info.step is None and opened.info.mode == "raw"
+    assert not any("token_embed" in text for text in opened.info.unused)
 
 
 # ---- wrappers

@@ -14,9 +14,11 @@ import re
 from collections.abc import Mapping
 
 from tui_chat.checkpoint.archive import Archive
-from tui_chat.checkpoint.dcp import METADATA, SUFFIX, read_dcp, same_numbers, turned
+from tui_chat.checkpoint.dcp import METADATA, SUFFIX, read_dcp, same_numbers
 from tui_chat.checkpoint.description import Description, run_name
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import Damaged, RegularFile, shown_path
+from tui_chat.checkpoint.kempnerforge.experts import one_by_one
 from tui_chat.checkpoint.kempnerforge.settings import Settings, Shown, heads_of, shown_of
 from tui_chat.checkpoint.kempnerforge.training_tokenizer import tokenizer_of
 from tui_chat.checkpoint.kempnerforge.training_toml import find_training
@@ -26,13 +28,11 @@ from tui_chat.checkpoint.names import (
     cat,
     optional,
     partial,
-    removed_words,
     strip,
 )
 from tui_chat.checkpoint.pickles import MAX_BYTES
 from tui_chat.checkpoint.plain import mapping
 from tui_chat.checkpoint.source import Source, read_json
-from tui_chat.checkpoint.tensors import Pieces, TensorRef
 from tui_chat.checkpoint.words import listed
 from tui_chat.errors import CheckpointError
 from tui_chat.model.spec import Experts
@@ -68,14 +68,14 @@ PLAIN_NAMES: Table = {
     f"{_BLOCK}{ours}.up": partial(f"{_MLP}{theirs}.up_proj") for ours, theirs in _PLACES.items()
 }
 IGNORED = ("*.router.expert_ema",)  # how often each expert was used in training
-_STACKED = {"gate_w": "gate_proj", "up_w": "up_proj", "down_w": "down_proj"}
+HEAD = "output_head.proj.weight"
 _OPTIMIZER = ("optimizer.", "optimizers.", "optim.")
 
 _TELL_TALE = (
     "token_embedding.embedding.weight",
     "layers.0.attention_norm.weight",
     "layers.0.attention.q_proj.weight",
-    "output_head.proj.weight",
+    HEAD,
 )
 # What only the models that also see images have.
 _SEES = re.compile(
@@ -115,14 +115,17 @@ def describe(source: Source) -> Description:
             "Open another step of the run",
         )
     tensors, archives, removed = _tensors(source, stages)
-    warnings = removed_words([word for word in removed if word != "model."])
+    notes = Notes(source.config)
+    warnings, inferred = notes.warnings, notes.inferred
+    notes.removed([word for word in removed if word != "model."])
+    notes.tensors(tensors, IGNORED)
+    notes.unused += _for_training(folder, stages)
     shown = shown_of(tensors)
     own = Settings.taken_from(source.config)
     training = find_training(
         folder, source.config_file, lambda m: shown.clash({**m, **own}), warnings
     )
     said = Settings(training, own)
-    inferred = []
     if training.path:
         how = "as you said" if training.given else "found by its place; its sizes fit the tensors"
         inferred.append(f"settings from {shown_path(training.path)}: {how}")
@@ -132,12 +135,14 @@ def describe(source: Source) -> Description:
             "default; name it with --config-file"
         )
     spec = _spec(said, shown, source.config, inferred, warnings)
-    tokenizer = tokenizer_of(folder, training, own.get("tokenizer_path"))
+    bare = _untied(tensors, said, warnings)
+    notes.head(HEAD not in bare, HEAD)
+    tokenizer = tokenizer_of(folder, training, own.get("tokenizer_path"), rows=shown.vocab_size)
     step, seen = _progress(folder, warnings)
     return Description(
         format=NAME,
         spec=spec,
-        tensors=_untied(tensors, said, warnings),
+        tensors=bare,
         names=_names(tensors, said, gated=shown.gated),
         ignored=IGNORED,
         archives=archives,
@@ -150,7 +155,7 @@ def describe(source: Source) -> Description:
         warnings=[*warnings, *tokenizer.warnings],
         inferred=inferred,
         defaults=said.defaults,
-        unused=said.unused(),
+        unused=[*notes.unused, *said.unused()],
         description=f"{seen:,} tokens seen" if seen else "",
     )
 
@@ -218,6 +223,16 @@ def _has_shards(folder: str) -> bool:
     return claims(frozenset(names)) or any(_STAGE.fullmatch(name) for name in names)
 
 
+def _for_training(folder: str, stages: list[str]) -> list[str]:
+    """What lies in the step directory and is not read."""
+    found = []
+    if any(name.encode() in _raw_metadata(stage) for stage in stages for name in _OPTIMIZER):
+        found.append("the tensors of the optimizer: only training needs them")
+    if os.path.isfile(os.path.join(folder, "train_state.pt")):
+        found.append("train_state.pt: only training needs it")
+    return found
+
+
 def _raw_metadata(stage: str) -> bytes:
     with RegularFile(os.path.join(stage, METADATA)) as file:
         return file.read(0, min(file.size, MAX_BYTES))
@@ -283,44 +298,24 @@ def _tensors(
             f"{len(together):,} tensors are {names}",
             "Its trainer, or torch's dcp_to_torch, may turn it into a file that can be opened",
         )
-    return _one_by_one(tensors), tuple(archives), removed
-
-
-def _one_by_one(tensors: Mapping[str, object]) -> dict[str, object]:
-    """The tensors with stacked experts taken apart, and the router's bias under torch's word."""
-    found: dict[str, object] = {}
-    for name, value in tensors.items():
-        stem, _, last = name.rpartition(".")
-        if last == "expert_bias":
-            found[f"{stem}.gate.bias"] = value
-        elif last in _STACKED and isinstance(value, (TensorRef, Pieces)) and value.shape:
-            for expert in range(value.shape[0]):
-                try:
-                    one = turned(value, expert)
-                except Damaged as error:
-                    raise CheckpointError("its experts cannot be read", str(error)) from None
-                found[f"{stem}.experts.{expert}.{_STACKED[last]}.weight"] = one
-        else:
-            found[name] = value
-    return found
+    return one_by_one(tensors), tuple(archives), removed
 
 
 def _untied(
     tensors: Mapping[str, object], said: Settings, warnings: list[str]
 ) -> dict[str, object]:
     """The tensors without an output matrix that repeats the embedding."""
-    embed, head = tensors.get("token_embedding.embedding.weight"), "output_head.proj.weight"
-    tied = same_numbers(embed, tensors.get(head))
-    if said.get("tie_embeddings") is True and head in tensors and not tied:
+    embed = tensors.get("token_embedding.embedding.weight")
+    tied = same_numbers(embed, tensors.get(HEAD))
+    if said.get("tie_embeddings") is True and HEAD in tensors and not tied:
         warnings.append(
             "tie_embeddings is true, but output and embedding are not stored alike: each is used"
         )
-    return {name: value for name, value in tensors.items() if not (tied and name == head)}
+    return {name: value for name, value in tensors.items() if not (tied and name == HEAD)}
 
 
 def _names(tensors: Mapping[str, object], said: Settings, *, gated: bool) -> Table:
-    head = tensors.get("output_head.proj.weight")
-    tied = same_numbers(tensors.get("token_embedding.embedding.weight"), head)
+    tied = same_numbers(tensors.get("token_embedding.embedding.weight"), tensors.get(HEAD))
     names = {**NAMES, **(GATED_NAMES if gated else PLAIN_NAMES)}
     # Tied models store both matrices too; one without an output lacks a stage of its pipeline.
     if tied or said.get("tie_embeddings") is True:
@@ -366,21 +361,25 @@ def _spec(
                 f"qk_norm_eps {spec['qk_norm_eps']:g}: versions of KempnerForge differ in it"
             )
     if shown.experts:
-        spec["experts"] = _experts(said, shown, warnings)
+        spec["experts"] = _experts(said, shown, warnings, inferred)
     kind = said.get("model_type")
     if kind not in (None, "transformer"):
         warnings.append(f"its model_type {str(kind)[:40]!r} is read as KempnerForge's transformer")
     return spec
 
 
-def _experts(said: Settings, shown: Shown, warnings: list[str]) -> Experts:
+def _experts(said: Settings, shown: Shown, warnings: list[str], inferred: list[str]) -> Experts:
     if shown.expert_parts != shown.experts:
         raise CheckpointError(
             "experts are missing",
             f"the router chooses among {shown.experts}, the file holds {shown.expert_parts}: "
             "saved with expert parallelism, ranks overwrite one another's",
         )
-    router = said.word("moe_router", "sigmoid_topk" if shown.router_bias else "softmax_topk")
+    if shown.router_bias and said.get("moe_router") is None:
+        inferred.append("moe_router sigmoid_topk: the router has an expert_bias")
+        router = "sigmoid_topk"
+    else:
+        router = said.word("moe_router", "softmax_topk")
     if router not in ("softmax_topk", "sigmoid_topk"):
         raise CheckpointError("its router is not known", f"moe_router is {router[:40]!r}")
     capacity = said.number("moe_capacity_factor", 0.0)

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 
 from tui_chat.checkpoint.files import shown_name, shown_path
+from tui_chat.checkpoint.gpt2 import GPT2_IDS
 from tui_chat.checkpoint.hf_tokenizer import HFTokenizer, around_vocabulary, hf_tokenizer
 from tui_chat.checkpoint.info import TokenizerHint
 from tui_chat.checkpoint.kempnerforge.training_toml import Training, above
@@ -18,14 +19,19 @@ _GPT2 = frozenset(("gpt2", "openai-community/gpt2"))
 _FOLDERS = ("", "tokenizer")
 
 
-def tokenizer_of(folder: str, training: Training, given: object = None) -> HFTokenizer:
-    """The tokenizer of the checkpoint in `folder`; hint kind "none" and a warning where there is
-    none. `given` is what the user says in place of the TOML's `tokenizer_path`."""
+def tokenizer_of(
+    folder: str, training: Training, given: object = None, *, rows: int = GPT2_IDS
+) -> HFTokenizer:
+    """The tokenizer of the checkpoint in `folder`, whose embedding has `rows`; hint kind "none" and
+    a warning where there is none. `given` is what the user says in place of the TOML's
+    `tokenizer_path`."""
     said = training.data.get("tokenizer_path") if given is None else given
     said = said if isinstance(said, str) else ""
     place = _named(said, folder, training) if said else ""
     how = f"{shown_name(training.path)} names {said[:80]}" if given is None else "given by the user"
     if not place:
+        if said in _GPT2 and rows < GPT2_IDS and given is None:
+            return _none(f"{how}, which has {GPT2_IDS} ids, the model {rows}")
         if said in _GPT2:
             hint = TokenizerHint(kind="tiktoken", name="gpt2", source=how, drop_special=True)
             return HFTokenizer(hint=hint, stop_ids=(50256,))
@@ -37,10 +43,7 @@ def tokenizer_of(folder: str, training: Training, given: object = None) -> HFTok
             if said
             else "nothing says which tokenizer it was trained with"
         )
-        return HFTokenizer(
-            hint=TokenizerHint(kind="none", source=how),
-            warnings=(f"{how}: name it with --tokenizer; until then only ids are shown",),
-        )
+        return _none(how)
     found = hf_tokenizer(place)
     # The trainer hands text to the library as it is, and leaves control tokens out of a reply.
     hint = replace(
@@ -51,6 +54,13 @@ def tokenizer_of(folder: str, training: Training, given: object = None) -> HFTok
         with_start=True,
     )
     return replace(found, hint=hint)
+
+
+def _none(reason: str) -> HFTokenizer:
+    return HFTokenizer(
+        hint=TokenizerHint(kind="none", source=reason),
+        warnings=(f"{reason}: name it with --tokenizer; until then only ids are shown",),
+    )
 
 
 def _added(hint: TokenizerHint) -> tuple[str, ...]:
