@@ -146,6 +146,19 @@ def test_key_heads_that_are_not_said_are_as_many_as_query_heads(tmp_path: Path) 
     assert catalog.describe(str(tmp_path / "ckpt.pt")).spec.n_kv_head == 4
 
 
+def test_weights_alone_open_with_heads_and_length_and_tell_the_key_heads(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(trained(), path)
+    given: dict[str, object] = {"n_head": 4}
+    with pytest.raises(CheckpointError, match="does not say context_length"):
+        catalog.describe(str(path), config=dict(given))
+    info = catalog.describe(str(path), config=given | {"context_length": 64})
+    wanted = catalog.describe(str(TRAINED)).spec
+    assert (info.format, info.spec.n_kv_head) == ("llama2.c", wanted.n_kv_head)
+    assert any(text.startswith("n_kv_head") for text in info.inferred)
+    assert any("rope_theta=N" in text for text in info.warnings)
+
+
 def test_settings_that_contradict_the_tensors_are_refused(tmp_path: Path) -> None:
     for changes, reason in (({"n_layers": 2}, "n_layers = 2"), ({"n_kv_heads": 4}, "wrong shape")):
         torch.save({"model": trained(), "model_args": _args(**changes)}, tmp_path / "ckpt.pt")

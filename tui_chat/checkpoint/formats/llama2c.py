@@ -55,11 +55,11 @@ def recognise(source: Source) -> float:
         return 0.0
     if source.archive.kind == "llama2.c":
         return 1.0
-    if "dim" not in mapping(source.root.get("model_args")):
-        return 0.0
     tensors = stripped(source)[0]
     known = ("tok_embeddings.weight", "layers.0.attention.wq.weight")
-    return 0.95 if all(isinstance(tensors.get(name), TensorRef) for name in known) else 0.0
+    if not all(isinstance(tensors.get(name), TensorRef) for name in known):
+        return 0.0
+    return 0.95 if "dim" in mapping(source.root.get("model_args")) else 0.6
 
 
 def describe(source: Source) -> Description:
@@ -73,7 +73,7 @@ def describe(source: Source) -> Description:
                 "rounds the activations too, so its text may differ"
             )
     else:
-        said = mapping(source.root["model_args"])
+        said = mapping(source.root.get("model_args"))
         tensors, removed = stripped(source)
         notes.removed(removed)
         notes.tensors(tensors, IGNORED)
@@ -84,6 +84,11 @@ def describe(source: Source) -> Description:
             "the file",
         )
         notes.keys(said, (*_WORDS.values(), "norm_eps"), "model_args")
+        if not said:
+            notes.warnings.append(
+                "it has no model_args: it is read as llama2.c's, but other Llama models have the "
+                "same names; theirs may need --config rope_theta=N and norm_eps=N"
+            )
     embed = matrix(tensors, "tok_embeddings.weight")
     shown: dict[str, object] = {
         "vocab_size": embed.shape[0],
@@ -102,13 +107,15 @@ def describe(source: Source) -> Description:
         "activation": "silu",
     }
     notes.fixed(fixed)
-    if said.get("n_kv_heads") is None:
-        notes.defaults.append("n_kv_head: as many as n_head, for the file does not say it")
+    key_heads = said.get("n_kv_heads")
+    if key_heads is None and "n_kv_head" not in source.config:
+        key_heads = _key_heads(tensors, source.config.get("n_head", said.get("n_heads")), notes)
     return Description(
         format=NAME,
         spec={
             **{ours: said[word] for ours, word in _WORDS.items() if said.get(word) is not None},
             **shown,
+            **({} if key_heads is None else {"n_kv_head": key_heads}),
             "norm_eps": eps,
             **fixed,
             "norm": "rmsnorm",
@@ -129,6 +136,17 @@ def describe(source: Source) -> Description:
         defaults=notes.defaults,
         unused=notes.unused,
     )
+
+
+def _key_heads(tensors: Mapping[str, object], heads: object, notes: Notes) -> int | None:
+    """How many heads keys have where the file leaves it out: all, unless wk is smaller than wq."""
+    queries, keys = (matrix(tensors, f"layers.0.attention.{name}.weight") for name in ("wq", "wk"))
+    if isinstance(heads, int) and 0 < keys.shape[0] < queries.shape[0]:
+        found = heads * keys.shape[0] // queries.shape[0]
+        notes.inferred.append(f"n_kv_head {found}: wk has {keys.shape[0]} rows")
+        return found
+    notes.defaults.append("n_kv_head: as many as n_head, for the file does not say it")
+    return None
 
 
 def _tokenizer(source: Source, rows: int, warnings: list[str]) -> TokenizerHint:
