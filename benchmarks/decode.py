@@ -4,7 +4,8 @@ python benchmarks/decode.py [--smoke] [--threads N] [--only NAME] [--prompt N] [
 
 Random weights in the shapes people train; batch 1, greedy. All ways take turns (A B C A B C) and
 have the same weights, which is checked before; each round reads the prompt anew and writes on.
-Medians of the rounds are shown. "limit" is what reading the weights once a token, and the keys and
+Medians of the rounds are shown, ratios by the clock on the wall and by CPU time, which neighbours
+disturb less. "limit" is what reading the weights once a token, and the keys and
 values so far, would take at the read bandwidth that is measured in every round. Peers (peers.py)
 are measured where they are installed.
 """
@@ -41,6 +42,7 @@ from tui_chat.engine.generate import prefill
 
 PRECISIONS = ("float32", "float16", "int8")
 AGAINST = {"float32": "llama.cpp F32", "float16": "llama.cpp F16", "int8": "llama.cpp Q8_0"}
+Times = dict[str, list[float]]  # way -> seconds in each round
 UNCACHED = 2  # tokens a round: each costs as much as a prompt
 LOGPROB_OFF = {"F32": 0.01, "F16": 0.02, "Q8_0": 0.2}  # most a peer may differ in the likeliest's
 
@@ -133,36 +135,45 @@ def summary(
     widths: list[float],
     behind: int,
 ) -> dict[str, Any]:
-    token = {name: [made.token for made in rounds] for name, rounds in found.items()}
-    first = {name: [made.first for made in rounds] for name, rounds in found.items()}
-    # Medians of the ratios of each round: what disturbs a round disturbs both sides.
+    """Medians, and the ratios of "wall" and of "cpu" time."""
+    wall_token = {name: [made.token for made in rounds] for name, rounds in found.items()}
+    wall_first = {name: [made.first for made in rounds] for name, rounds in found.items()}
+    cpu_token = {name: [made.token_cpu for made in rounds] for name, rounds in found.items()}
+    cpu_first = {name: [made.first_cpu for made in rounds] for name, rounds in found.items()}
 
-    def times(ours: str, theirs: str, of: dict[str, list[float]]) -> float | None:
-        if theirs not in of:
-            return None
-        return median([b / a for a, b in zip(of[ours], of[theirs], strict=True)])
-
-    ratios: dict[str, Any] = {}
-    for precision in PRECISIONS:
+    def ratios(token: Times, first: Times, precision: str) -> dict[str, float | None]:
         ours = f"tui-chat {precision}"
         need = bytes_read(shape, weights, precision) + cache_bytes(shape, behind)
         shares = [need / width / one for width, one in zip(widths, token[ours], strict=True)]
-        ratios[precision] = {
+        return {
             "share_of_limit": median(shares),
-            "times_without_a_cache": times(ours, "without a cache", token),
-            "times_transformers": times(ours, "transformers", token),
-            "times_transformers_static": times(ours, "transformers, static", token),
-            "times_llama_cpp": times(ours, AGAINST[precision], token),
-            "first_times_transformers": times(ours, "transformers", first),
-            "first_times_llama_cpp": times(ours, AGAINST[precision], first),
+            "times_without_a_cache": times(token, ours, "without a cache"),
+            "times_transformers": times(token, ours, "transformers"),
+            "times_transformers_static": times(token, ours, "transformers, static"),
+            "times_llama_cpp": times(token, ours, AGAINST[precision]),
+            "first_times_transformers": times(first, ours, "transformers"),
+            "first_times_llama_cpp": times(first, ours, AGAINST[precision]),
         }
+
     return {
         "parameters": sum(t.numel() for t in weights.values()),
         "bandwidth": median(widths),
-        "tokens_per_second": {name: 1 / median(values) for name, values in token.items()},
-        "first_token_ms": {name: 1e3 * median(values) for name, values in first.items()},
-        "ratios": ratios,
+        "tokens_per_second": {name: 1 / median(all_) for name, all_ in wall_token.items()},
+        "token_cpu_ms": {name: 1e3 * median(all_) for name, all_ in cpu_token.items()},
+        "first_token_ms": {name: 1e3 * median(all_) for name, all_ in wall_first.items()},
+        "first_token_cpu_ms": {name: 1e3 * median(all_) for name, all_ in cpu_first.items()},
+        "ratios": {
+            "wall": {one: ratios(wall_token, wall_first, one) for one in PRECISIONS},
+            "cpu": {one: ratios(cpu_token, cpu_first, one) for one in PRECISIONS},
+        },
     }
+
+
+def times(of: Times, ours: str, theirs: str) -> float | None:
+    """The median of the ratios of each round: what disturbs a round disturbs both sides."""
+    if theirs not in of:
+        return None
+    return median([b / a for a, b in zip(of[ours], of[theirs], strict=True)])
 
 
 def show(row: dict[str, Any]) -> None:
@@ -170,15 +181,24 @@ def show(row: dict[str, Any]) -> None:
         f"\n{row['shape']}, prompt {row['prompt']}, {row['parameters'] / 1e6:.1f}M parameters, "
         f"memory {row['bandwidth'] / 1e9:.1f} GB/s"
     )
-    print(f"{'':22} {'tok/s':>8} {'first ms':>9}  of limit  x transformers  x llama.cpp")
+    print(f"{'':52} x transformers   x llama.cpp")
+    print(
+        f"{'':22} {'first ms':>9} {'tok/s':>9} {'of limit':>9}"
+        f" {'wall':>6} {'CPU':>6} {'wall':>6} {'CPU':>6}  CPU ms a token"
+    )
     for name, rate in row["tokens_per_second"].items():
-        line = f"{name:22} {rate:8.1f} {row['first_token_ms'][name]:9.1f}"
-        if name.startswith("tui-chat"):
-            ratio = row["ratios"][name.split()[1]]
-            line += f" {ratio['share_of_limit']:9.0%}"
-            for key in ("times_transformers", "times_llama_cpp"):
-                line += "" if ratio[key] is None else f" {ratio[key]:14.2f}"
-        print(line, flush=True)
+        line = f"{name:22} {row['first_token_ms'][name]:9.1f} {rate:9.1f}"
+        ours = name.startswith("tui-chat")
+        wall, cpu = (
+            row["ratios"][clock][name.split()[1]] if ours else {} for clock in ("wall", "cpu")
+        )
+        share = wall.get("share_of_limit")
+        line += f" {'' if share is None else f'{share:.0%}':>9}"
+        for key in ("times_transformers", "times_llama_cpp"):
+            for clock in (wall, cpu):
+                ratio = clock.get(key)
+                line += f" {'' if ratio is None else f'{ratio:.2f}':>6}"
+        print(f"{line}  {row['token_cpu_ms'][name]:9.2f}", flush=True)
 
 
 def agreement(path: Path, text: str) -> dict[str, Any]:

@@ -81,7 +81,8 @@ def engine(in_lane: Lane) -> Way:
             if isinstance(event, Stepped) and event.steps:
                 ids += [step.id for step in event.steps]
                 stamps += [time.perf_counter()] * len(event.steps)
-        return Round(stamps[0] - began, (stamps[-1] - stamps[0]) / max(1, len(ids) - 1), ids)
+        each = (stamps[-1] - stamps[0]) / max(1, len(ids) - 1)
+        return Round(stamps[0] - began, each, 0.0, 0.0, ids)
 
     return way
 

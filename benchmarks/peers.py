@@ -32,7 +32,20 @@ class Round(NamedTuple):
 
     first: float  # seconds from the prompt to the first token
     token: float  # seconds for each token behind it
+    first_cpu: float  # the same in seconds of the processor, which neighbours hardly change
+    token_cpu: float
     ids: list[int]  # the tokens written
+
+
+class Clock:
+    """Time on the wall, and of the processor in all threads."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def passed(self) -> tuple[float, float]:
+        """Seconds since it was made."""
+        return time.perf_counter() - self._began[0], time.process_time() - self._began[1]
 
 
 Way = Callable[[Sequence[int], int], Round]  # (prompt, how many tokens behind the first)
@@ -65,14 +78,16 @@ def greedy(first: Callable[[Sequence[int]], Any], step: Callable[[int], Any]) ->
 
     def way(prompt: Sequence[int], count: int) -> Round:
         with torch.inference_mode():
-            began = time.perf_counter()
+            began = Clock()
             token = int(first(prompt).argmax())
-            read = time.perf_counter()
+            to_first = began.passed()
+            read = Clock()
             ids = [token]
             for _ in range(count):
                 token = int(step(token).argmax())
                 ids.append(token)
-            return Round(read - began, (time.perf_counter() - read) / max(1, count), ids)
+            wall, cpu = (value / max(1, count) for value in read.passed())
+            return Round(to_first[0], wall, to_first[1], cpu, ids)
 
     return way
 
@@ -365,14 +380,19 @@ class LlamaCpp:
             self._server = xllamacpp.Server(params)
 
     def __call__(self, prompt: Sequence[int], count: int) -> Round:
-        times = self._answer(prompt, count + 1)["timings"]
-        # The first of the tokens comes out of the prompt.
+        clock = Clock()
+        first = self._answer(prompt, 1, cache_prompt=False)["timings"]["prompt_ms"] / 1e3
+        _, first_cpu = clock.passed()
+        # Now all but the last token of the prompt is there, and that one is a step as any other.
+        clock = Clock()
+        times = self._answer(prompt, count + 1, cache_prompt=True)["timings"]
+        _, cpu = clock.passed()
         each = times["predicted_ms"] / 1e3 / max(1, times["predicted_n"] - 1)
-        return Round(times["prompt_ms"] / 1e3, each, [])
+        return Round(first, each, first_cpu, cpu / (count + 1), [])
 
     def likeliest(self, prompt: Sequence[int]) -> tuple[int, float]:
         """The likeliest token after a prompt, and its logprob."""
-        answer = self._answer(prompt, 1, n_probs=1)
+        answer = self._answer(prompt, 1, n_probs=1, cache_prompt=False)
         found = answer["choices"][0]["logprobs"]["content"][0]
         return found["id"], found["logprob"]
 
@@ -382,7 +402,6 @@ class LlamaCpp:
             "n_predict": count,
             "temperature": 0.0,
             "samplers": ["temperature"],
-            "cache_prompt": False,
             "ignore_eos": True,
             **more,
         }
