@@ -113,7 +113,7 @@ def _block(run: Run) -> str:
 
 
 def _file(run: Run, entry: CatalogEntry) -> str:
-    return one_line(entry.path.removeprefix(run.path + "/"))
+    return "." if entry.path == run.path else one_line(entry.path.removeprefix(run.path + "/"))
 
 
 def _about(entry: CatalogEntry) -> list[str]:
