@@ -180,6 +180,13 @@ def read_weights(
     )
 
 
+def describe_patiently(
+    path: str, options: LoadOptions, cancelled: Callable[[], bool]
+) -> CheckpointInfo:
+    """As `describe`, waiting a moment for what a training run is just saving."""
+    return patiently(os.path.expanduser(path), lambda: describe(path, options), cancelled)
+
+
 def describe(path: str, options: LoadOptions) -> CheckpointInfo:
     """What is at `path`, by the options; reads no weights."""
     return catalog.describe(
@@ -298,10 +305,11 @@ def choose_threads(model: Model) -> int:
 
 
 def _step_time(model: Model) -> float:
-    """Seconds of one token, the fastest of a few; of a large model a single one must do."""
+    """Seconds of one token, the fastest of a few; of a large model a single one must do, for the
+    user waits meanwhile."""
     cache = model.new_cache()
     best, spent = float("inf"), 0.0
-    while len(cache) < min(4, model.spec.context_length) and spent < 0.3:
+    while len(cache) < min(4, model.spec.context_length) and spent < 0.05:
         began = time.perf_counter()
         model.forward([0], cache)
         taken = time.perf_counter() - began

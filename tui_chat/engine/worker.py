@@ -315,7 +315,7 @@ class Worker:
         from tui_chat.engine import load
 
         progress("reading", 0.0)
-        info = load.describe(request.path, request.options)
+        info = load.describe_patiently(request.path, request.options, self._breathe)
         key = Resident.key(info, request.options)
         loaded = self._resident.get(key)
         if loaded is None:
