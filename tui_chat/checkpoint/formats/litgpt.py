@@ -87,7 +87,7 @@ def describe(source: Source) -> Description:
             "it was finetuned by litgpt's adapter, which changes the attention itself",
             "Checkpoints of full and LoRA finetuning can be opened",
         )
-    warnings = removed_words(removed)
+    warnings: list[str] = []
     lora, base = parted(tensors)
     if lora and not base:
         archives.append(read_archive(_base(source.folder)))
@@ -105,6 +105,7 @@ def describe(source: Source) -> Description:
             f"its {CONFIG} is missing: what the tensors do not show was guessed; name it with "
             "--config-file"
         )
+    inferred += removed_words(removed)
     settings = Settings.of({**config, **_overrides(source.config)})
     spec = spec_of(settings, embed.shape[0])
     _hold(tensors, embed, settings, source)

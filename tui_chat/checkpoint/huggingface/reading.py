@@ -67,13 +67,13 @@ def read_model(
     check_not_quantised(config, bare)
     if change is not None:
         bare = change(bare, family)
-    warnings += removed_words([prefix for prefix in removed if prefix not in _USUAL])
     settings = Settings(said, family.defaults)
     shown = _shown(family, bare)
     read = read_family(family, settings, shown, overrides)
     model = Model(
         model_type, read.spec, bare, family.names, family.ignored, unused=left, warnings=warnings
     )
+    model.inferred += removed_words([prefix for prefix in removed if prefix not in _USUAL])
     explicit = "tie_word_embeddings" in config or "tie_word_embeddings" in said
     one = said.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     _fit(model, read, family, shown, overrides)
