@@ -45,7 +45,10 @@ def test_what_the_user_says_is_no_conclusion_and_no_default(nanogpt: Save) -> No
 
 def test_a_head_is_said_to_be_tied_or_its_own(nanogpt: Save, gpt: Make) -> None:
     tied = catalog.describe(nanogpt())
-    assert any("head is tied" in note for note in tied.inferred)
+    assert "the head is tied: lm_head.weight repeats the embedding" in tied.inferred
+    alone = {name: weight for name, weight in gpt().items() if name != "lm_head.weight"}
+    info = catalog.describe(nanogpt(alone, "alone/ckpt.pt"))
+    assert "the head is tied: there is no lm_head.weight" in info.inferred
     own = gpt() | {"lm_head.weight": torch.randn(65, 8)}
     info = catalog.describe(nanogpt(own, "own/ckpt.pt"))
     assert any("matrix of its own" in note for note in info.inferred)

@@ -127,6 +127,8 @@ def test_each_era_is_told_by_its_table(heads: int, halves: bool, tmp_path: Path)
     # Heads of two numbers turn alike in every era; older tables are without doubt.
     doubtful = not halves and heads < 12
     assert any("cannot be told" in note for note in info.inferred) is doubtful
+    old = halves and heads < 12
+    assert any("--config embed_scale" in note for note in info.defaults) is old
 
 
 def test_the_two_layouts_differ_so_that_telling_them_matters(tmp_path: Path) -> None:

@@ -179,6 +179,15 @@ def test_only_the_name_tells_a_tuned_model_and_a_warning_says_so(
     assert any("tuned on instructions" in note for note in info.inferred)
 
 
+def test_the_name_tells_the_step_of_a_longer_training(tmp_path: Path) -> None:
+    for step in (1000, 500):
+        torch.save(book(width=64), tmp_path / f"model_pg_{step}.pth")
+    (run,) = catalog.scan([str(tmp_path)])
+    assert [found.step for found in run.checkpoints] == [500, 1000]
+    info = catalog.describe(run.checkpoints[0].path)
+    assert info.step == 500 and "step 500: from the name of the file" in info.inferred
+
+
 def test_a_chat_is_written_in_the_layout_of_chapter_7() -> None:
     bytes_and_end = {bytes([n]): n for n in range(256)}
     tokenizer = Bpe("bytes", bytes_and_end, {"<|endoftext|>": 256}, GPT2_PATTERN)

@@ -124,7 +124,8 @@ def _attention(spec: ModelSpec, there: _Tensors) -> Iterable[str]:
         yield f"queries and keys normed {spec.qk_norm.replace('_rope', '')} they are turned"
     if spec.qk_scale != 1.0:
         yield f"times {spec.qk_scale:g} each"
-    if spec.attention_scale is not None:
+    usual = spec.head_dim**-0.5
+    if spec.attention_scale is not None and abs(spec.attention_scale / usual - 1) > 1e-6:
         yield f"scores times {spec.attention_scale:.4g}"
     if spec.attention_softcap is not None:
         yield f"scores capped at {spec.attention_softcap:g}"

@@ -3,7 +3,7 @@ on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -59,10 +59,11 @@ class Notes:
                 many = f"{len(found)} tensors {pattern}" if len(found) > 1 else found[0][:_LONGEST]
                 self.unused.append(f"{many}: not needed to compute the model")
 
-    def head(self, tied: bool, name: str) -> None:
-        """Whether the output matrix is the embedding's."""
+    def head(self, tied: bool, name: str, tensors: Container[str]) -> None:
+        """Whether the output matrix is the embedding's, among the tensors of the file."""
+        why = f"{name} repeats the embedding" if name in tensors else f"there is no {name}"
         self.inferred.append(
-            f"the head is tied: {name} is not there, or repeats the embedding"
+            f"the head is tied: {why}"
             if tied
             else f"the head is a matrix of its own: {name} differs from the embedding"
         )

@@ -101,7 +101,7 @@ def describe(source: Source) -> Description:
     if turned:
         notes.inferred.append("its matrices are stored [in, out]: the shape of c_attn says so")
     bare = untied(tensors, "lm_head.weight", embed_name)
-    notes.head("lm_head.weight" not in bare, "lm_head.weight")
+    notes.head("lm_head.weight" not in bare, "lm_head.weight", tensors)
     notes.keys(source.root, {*weight_keys(source), "config", *_STEPS, *_LOSSES}, "the file")
     notes.keys(said, (*_WORDS.values(), "n_head"), "config")
     return Description(

@@ -95,7 +95,7 @@ def describe(source: Source) -> Description:
     notes.shapes({name: shown[name] for name in ("vocab_size", "n_embd", "n_layer")})
     tokenizer = gpt2_tokenizer(rows, notes.warnings, raw_end=True)
     bare = untied(tensors, "lm_head.weight", "token_embedding.weight")
-    notes.head("lm_head.weight" not in bare, "lm_head.weight")
+    notes.head("lm_head.weight" not in bare, "lm_head.weight", tensors)
     fixed: dict[str, object] = {"norm_eps": 1e-6, "activation": "silu"}
     notes.fixed(fixed)
     notes.keys(source.root, {*weight_keys(source), "config", "step", "loss"}, "the file")
@@ -109,7 +109,7 @@ def describe(source: Source) -> Description:
             "norm": "rmsnorm",
             "position": "rope",
             "rope_theta": _theta(source, tensors, int(str(shown["n_layer"])), notes),
-            "rope_layout": _layout(source, table, notes),
+            "rope_layout": _layout(source, table, width, notes),
             "gated": True,
         },
         tensors=bare,
@@ -180,7 +180,7 @@ def _interleaved(source: Source, table: TensorRef) -> bool:
     return abs(first - second) <= abs(first - middle)
 
 
-def _layout(source: Source, table: TensorRef | None, notes: Notes) -> str:
+def _layout(source: Source, table: TensorRef | None, width: int, notes: Notes) -> str:
     if "rope_layout" in source.config:
         return "interleaved"
     if table is not None and not _interleaved(source, table):
@@ -188,6 +188,11 @@ def _layout(source: Source, table: TensorRef | None, notes: Notes) -> str:
             "rope_layout half: the second half of the rotary table repeats the first, as in files "
             "until 2026-05-10"
         )
+        if "embed_scale" not in source.config:
+            notes.defaults.append(
+                "embeddings are used as they are, as in the script; for a model of the chapters "
+                f"from before 2026-05-10, give --config embed_scale={width**0.5:.6g}"
+            )
         return "half"
     if table is None:
         notes.warnings.append(

@@ -136,7 +136,7 @@ def describe(source: Source) -> Description:
         )
     spec = _spec(said, shown, source.config, inferred, warnings)
     bare = _untied(tensors, said, warnings)
-    notes.head(HEAD not in bare, HEAD)
+    notes.head(HEAD not in bare, HEAD, tensors)
     tokenizer = tokenizer_of(folder, training, own.get("tokenizer_path"), rows=shown.vocab_size)
     step, seen = _progress(folder, warnings)
     return Description(

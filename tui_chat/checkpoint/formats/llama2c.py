@@ -77,7 +77,6 @@ def describe(source: Source) -> Description:
         tensors, removed = stripped(source)
         notes.removed(removed)
         notes.tensors(tensors, IGNORED)
-        tensors = untied(tensors, "output.weight", "tok_embeddings.weight")
         notes.keys(
             source.root,
             {*weight_keys(source), "model_args", "iter_num", "best_val_loss"},
@@ -97,7 +96,8 @@ def describe(source: Source) -> Description:
     }
     agree(shown, said, {ours: _WORDS[ours] for ours in shown if ours not in source.config})
     notes.shapes(shown)
-    notes.head("output.weight" not in tensors, "output.weight")
+    bare = untied(tensors, "output.weight", "tok_embeddings.weight")
+    notes.head("output.weight" not in bare, "output.weight", tensors)
     eps = said.get("norm_eps")
     said_eps = isinstance(eps, float) and 0 < eps < 1
     fixed: dict[str, object] = {
@@ -122,7 +122,7 @@ def describe(source: Source) -> Description:
             "position": "rope",
             "gated": True,
         },
-        tensors=tensors,
+        tensors=bare,
         names=NAMES,
         ignored=IGNORED,
         archives=(source.archive,),

@@ -206,7 +206,7 @@ def _sizes(
     }
     agree(shown, said, {ours: _WORDS[ours] for ours in shown if ours not in source.config})
     notes.shapes(shown)
-    notes.head("lm_head.weight" not in tensors, "lm_head.weight")
+    notes.head("lm_head.weight" not in tensors, "lm_head.weight", stripped(source)[0])
     n_head = source.config.get("n_head", said.get("n_head"))
     gates = [
         ref.shape[0]

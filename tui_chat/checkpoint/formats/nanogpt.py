@@ -96,7 +96,7 @@ def describe(source: Source) -> Description:
     notes.shapes(shown)
     head = tensors.get("lm_head.weight")
     tied = not isinstance(head, TensorRef) or head.same_numbers(embed)
-    notes.head(tied, "lm_head.weight")
+    notes.head(tied, "lm_head.weight", tensors)
     if tied:
         tensors = {name: value for name, value in tensors.items() if name != "lm_head.weight"}
     if "n_head" in said and place not in _SETTINGS:

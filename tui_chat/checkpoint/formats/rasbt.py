@@ -103,7 +103,7 @@ def describe(source: Source) -> Description:
     }
     notes.shapes(shown)
     bare = untied(tensors, "out_head.weight", "tok_emb.weight")
-    notes.head("out_head.weight" not in bare, "out_head.weight")
+    notes.head("out_head.weight" not in bare, "out_head.weight", tensors)
     fixed: dict[str, object] = {"norm_eps": 1e-5, "activation": "gelu_tanh"}
     notes.fixed(fixed, "the book's code")
     notes.keys(source.root, weight_keys(source), "the file")
@@ -121,6 +121,7 @@ def describe(source: Source) -> Description:
         ignored=IGNORED,
         archives=(source.archive,),
         tokenizer=tokenizer,
+        step=_step(source, notes),
         template=TEMPLATE,
         stop_ids=(GPT2_END,) if tokenizer.kind == "tiktoken" else (),
         mode=_mode(source, notes.inferred),
@@ -140,6 +141,14 @@ def _tensors(source: Source) -> tuple[dict[str, object], list[str]]:
         norm = stem.rpartition(".")[2] in ("norm1", "norm2", "final_norm")
         found[f"{stem}.{_NORM_WORDS.get(last, last)}" if norm else name] = value
     return found, removed
+
+
+def _step(source: Source, notes: Notes) -> int | None:
+    """The number in the name, as chapter 5's longer training writes it: "model_pg_1000.pth"."""
+    number = re.fullmatch(r"model_pg_(\d{1,12})\.\w+", os.path.basename(source.path))
+    if number:
+        notes.inferred.append(f"step {int(number[1])}: from the name of the file")
+    return int(number[1]) if number else None
 
 
 def _mode(source: Source, inferred: list[str]) -> Mode:

@@ -7,6 +7,7 @@ What the spec cannot say is refused by the key's name.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -129,8 +130,10 @@ class Settings:
         return value
 
     def number(self, key: str) -> float:
-        """A positive number."""
+        """A positive number, also as the text that YAML makes of 1e-05."""
         value = self.get(key)
+        if isinstance(value, str) and _EXPONENT.fullmatch(value):
+            value = float(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e12:
             raise _wrong(key, value)
         return float(value)
@@ -168,6 +171,9 @@ class Settings:
     def norm_is_bare(self) -> bool:
         """Whether LayerNorms have no tensors."""
         return "OLMo" in self.name and self.word("norm_class_name") == "LayerNorm"
+
+
+_EXPONENT = re.compile(r"\d{1,9}(\.\d{0,9})?[eE][+-]?\d{1,3}")
 
 
 def _wrong(key: str, value: object) -> CheckpointError:
