@@ -45,14 +45,11 @@ def show_check(check: Check, info: CheckpointInfo) -> None:
     rows = [
         ("text", f"{check.text}: {check.tokens:,} tokens, {check.bytes:,} bytes"),
         ("bits a byte", f"{check.bits_per_byte:.3f}"),
-        (
-            "nats a token",
-            f"{check.nats_per_token:.3f}" + (f" · stored: {stored}" if stored else ""),
-        ),
+        ("nats a token", f"{check.nats_per_token:.3f}{stored}"),
         (
             "beside",
-            f"{check.frequency:.2f} by counting tokens · {check.chance:.2f} by chance · "
-            f"{check.shuffled:.2f} with the tokens shuffled",
+            f"{check.frequency:.2f} nats by counting tokens · {check.chance:.2f} nats by chance · "
+            f"{check.shuffled:.2f} nats with the tokens shuffled",
         ),
         ("other forms", _tried(check.tried)),
         ("end of turn", "" if check.turn_end is None else f"probability {check.turn_end:.3g}"),
