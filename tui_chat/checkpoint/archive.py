@@ -39,7 +39,8 @@ from tui_chat.checkpoint.zips import Directory
 Kind = Literal["torch", "torch stream", "safetensors", "pickle", "gguf"] | BinaryKind
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-MAX_HEADER = 100_000_000  # bytes of a safetensors header, the format's own limit
+MAX_HEADER = 16 * 1024 * 1024  # bytes of a safetensors header
+MAX_TENSORS = 60_000  # in one safetensors file: more than the largest mixtures of experts have
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Archive:
         """`value` as a number, reading it from the file where it is a tensor of one; None if it is
         no number."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            return float(value) if -1e300 < value < 1e300 else None
         layout = _SCALARS.get(value.dtype) if isinstance(value, TensorRef) else None
         if layout is None or not isinstance(value, TensorRef) or value.numel != 1:
             return None
@@ -280,11 +281,15 @@ def _looks_like_safetensors(head: bytes, size: int) -> bool:
 
 def _safetensors(file: RegularFile) -> tuple[Mapping[str, object], Mapping[str, str]]:
     length = struct.unpack("<Q", file.read(0, 8))[0]
-    if length > MAX_HEADER or 8 + length > file.size:
+    if 8 + length > file.size:
         raise Damaged(f"its header claims {length:,} bytes where the file has {file.size:,}")
+    if length > MAX_HEADER:
+        raise Damaged(f"its header has {length:,} bytes, more than {MAX_HEADER:,}")
     header = parse_json(file.read(8, length))
     if not isinstance(header, dict):
         raise Damaged("its header is not a table of tensors")
+    if len(header) > MAX_TENSORS:
+        raise Damaged(f"its header names {len(header):,} tensors, more than {MAX_TENSORS:,}")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise Damaged("its metadata is not a table of texts")

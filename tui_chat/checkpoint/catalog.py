@@ -123,7 +123,7 @@ def _described(source: Source, form: Format) -> CheckpointInfo:
         found = form.describe(source)
     except CheckpointError as error:
         name = shown_path(source.path)
-        if name in error.title:
+        if f"cannot open {name}" in error.title:
             raise
         found_text = f"{error.title}: {error.found}" if error.found else error.title
         raise CheckpointError(

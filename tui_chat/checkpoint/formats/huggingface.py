@@ -177,6 +177,6 @@ def _losses(state: Mapping[str, object]) -> dict[str, float]:
     for row in history[:_MAX_HISTORY] if isinstance(history, list) else ():
         for ours, word in (("train", "loss"), ("val", "eval_loss")):
             value = mapping(row).get(word)
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 1e8:
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e8:
                 found[ours] = float(value)
     return found
