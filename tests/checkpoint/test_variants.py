@@ -201,6 +201,14 @@ def test_a_tensor_that_nobody_knows_is_named(gpt: Any, nanogpt: Any) -> None:
         tui_chat.open(nanogpt(more))
 
 
+def test_the_mean_of_the_last_steps_opens_like_a_step(nanogpt: Any, gpt: Any) -> None:
+    weights = gpt()
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(1, 1)).state_dict()
+    held = {f"module.{name}": weight for name, weight in weights.items()}
+    opened = same(nanogpt(held | {"n_averaged": averaged["n_averaged"]}), oracle(weights))
+    assert "n_averaged: not needed to compute the model" in opened.info.unused
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8])
 def test_mask_buffers_do_not_count_as_biases(dtype: torch.dtype, gpt: Any, nanogpt: Any) -> None:
     weights = gpt(bias=False)

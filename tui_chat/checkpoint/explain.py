@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from tui_chat.checkpoint.names import removed_words
+from tui_chat.checkpoint.names import BESIDE, removed_words
 from tui_chat.checkpoint.words import listed
 
 _MOST = 60  # names in one sentence
@@ -53,7 +53,7 @@ class Notes:
     def tensors(self, tensors: Iterable[str], patterns: Iterable[str]) -> None:
         """Tensors that the model is computed without."""
         names = list(tensors)
-        for pattern in patterns:
+        for pattern in (*patterns, *BESIDE):
             found = [name for name in names if fnmatchcase(name, pattern)]
             if found:
                 many = f"{len(found)} tensors {pattern}" if len(found) > 1 else found[0][:_LONGEST]

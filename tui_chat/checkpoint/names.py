@@ -22,6 +22,8 @@ from tui_chat.model.spec import ModelSpec
 SUFFIXES = ("weight", "bias")
 # What torch's own wrappers put between the parts of a name, wherever they are applied.
 WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
+# What torch's AveragedModel (EMA, SWA) keeps beside the weights: of how many steps they are a mean.
+BESIDE = ("n_averaged",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ def match(
             _match_row(found, tensors, canonical, row, layer, spec)
     _check_whole(found, spec, table)
     _check_shapes(found, spec)
-    patterns = tuple(ignored)
+    patterns = (*ignored, *BESIDE)
     left = [
         name
         for name in tensors

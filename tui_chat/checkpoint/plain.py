@@ -34,6 +34,10 @@ STORAGE_DTYPES = {
 }
 
 
+_OTHER_BYTES = {"ComplexFloatStorage": 8, "QInt8Storage": 1,
+                "QUInt8Storage": 1, "QInt32Storage": 4}  # fmt: skip
+
+
 @dataclass(slots=True, eq=False)
 class Opaque:
     """An object of a class that is not known: its name, and the fields it had, or the text that was
@@ -165,6 +169,10 @@ class _Plain:
             raise Damaged("a tensor in it names a storage in an unknown way")
         held = STORAGE_DTYPES.get(pid[1].name) if isinstance(pid[1], Name) else None
         if held is None:
+            # Of no use here, but an older stream holds its numbers among the others.
+            size = _OTHER_BYTES.get(pid[1].name, 0) if isinstance(pid[1], Name) else 0
+            if size and 0 <= pid[4] < 2**48:
+                self.storage_of(pid[2], pid[4] * size)
             return Opaque(f"a tensor in {pid[1]}")
         dtype = held
         if name.endswith("_v3"):
