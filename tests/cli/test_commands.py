@@ -54,6 +54,20 @@ def test_the_next_token_table_for_people(run: Run) -> None:
     assert lines[-1].endswith("bits · greedy")
 
 
+def test_the_next_token_comes_after_all_that_the_context_holds(run: Run) -> None:
+    checkpoint = tui_chat.open(BASE)
+    text = "word " * 195
+    ids, limit = checkpoint.encode(text), checkpoint.loaded.context_length
+    assert len(ids) > limit
+    said = f"the prompt is too long: its first {len(ids) - limit} tokens were left out"
+    for given in ((text,), ("--ids", ",".join(map(str, ids)))):
+        done = run("next", BASE, *given, "--json")
+        assert done.json["prompt_ids"] == ids[-limit:] and said in done.err
+    whole = run("next", BASE, "--ids", ",".join(map(str, ids[:limit])), "--json")
+    assert whole.json["prompt_ids"] == ids[:limit] and whole.err == ""
+    assert "\n1 token before · " in run("next", BASE, "--ids", "5").out
+
+
 def test_the_score_of_a_text_is_the_sum_of_its_tokens(run: Run) -> None:
     found = run("score", BASE, "The cat sat.", "--json").json
     assert found["logprobs"][0] is None and len(found["logprobs"]) == len(found["ids"])

@@ -106,7 +106,7 @@ class Sample:
                 match event:
                     case Started():
                         self.started = event
-                        _tell_left_out(event)
+                        tell_left_out(event.note, event.dropped_tokens, event.missing)
                     case PrefillProgress() if event.total > event.done:
                         progress("reading the prompt", event.done / event.total)
                     case Stepped():
@@ -157,15 +157,6 @@ class Sample:
             ids.append(step.id)
 
 
-def _tell_left_out(started: Started) -> None:
-    if started.note:
-        remark(started.note)
-    if started.dropped_tokens:
-        remark(f"the prompt is too long: its first {started.dropped_tokens} tokens were left out")
-    if started.missing:
-        remark(f"the tokenizer has no id for {started.missing!r}: left out")
-
-
 def _report(
     checkpoint: Checkpoint,
     prompt: Prompt,
@@ -204,6 +195,17 @@ def _report(
 
 
 # ---- shared by ask, next and score
+
+
+def tell_left_out(note: str, dropped_tokens: int, missing: str) -> None:
+    """Say on stderr how the model gets another prompt than was written."""
+    if note:
+        remark(note)
+    if dropped_tokens:
+        what = "token was" if dropped_tokens == 1 else f"{dropped_tokens} tokens were"
+        remark(f"the prompt is too long: its first {what} left out")
+    if missing:
+        remark(f"the tokenizer has no id for {missing!r}: left out")
 
 
 def read_prompt(arguments: argparse.Namespace) -> Prompt:

@@ -8,13 +8,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tui_chat.cli import options
-from tui_chat.cli.generate import described, open_quietly, read_prompt, read_text
+from tui_chat.cli.generate import (
+    described,
+    open_quietly,
+    read_prompt,
+    read_text,
+    tell_left_out,
+)
 from tui_chat.cli.output import Progress, table, write_json, write_line
 from tui_chat.errors import UsageError
 from tui_chat.sampling import chain
 
 if TYPE_CHECKING:
     from tui_chat.engine.api import Checkpoint
+    from tui_chat.engine.events import Prompt
 
 
 def next_tokens(arguments: argparse.Namespace) -> int:
@@ -24,7 +31,7 @@ def next_tokens(arguments: argparse.Namespace) -> int:
         raise UsageError("--top takes a number of rows", f"{arguments.top} is none")
     prompt = read_prompt(arguments)
     checkpoint = open_quietly(arguments)
-    ids = checkpoint.lane.window.fit(prompt, 1).ids
+    ids = _read(checkpoint, prompt)
     with Progress() as progress:
         progress("reading the prompt")
         logits, explained = checkpoint.explain(ids, params)
@@ -65,8 +72,23 @@ def next_tokens(arguments: argparse.Namespace) -> int:
             right=(0, 2, 3, 4, 5),
         )
     )
-    write_line(f"\n{len(ids)} tokens before · entropy {entropy:.2f} bits · {chain(params)}")
+    write_line(f"\n{_tokens(len(ids))} before · entropy {entropy:.2f} bits · {chain(params)}")
     return 0
+
+
+def _read(checkpoint: Checkpoint, prompt: Prompt) -> list[int]:
+    """The ids of the prompt, the last that the context holds where there are more; a remark says
+    what that leaves out. Raises UsageError for what cannot be read."""
+    lane = checkpoint.lane
+    sent = lane.window.fit(prompt, 1)
+    ids, left_out = sent.ids, sent.dropped_tokens
+    if left_out and (prompt.ids is not None or prompt.mode == "raw"):
+        # What is fitted leaves room for a reply, which never comes here.
+        whole = lane.window.whole(prompt)
+        ids = whole[-checkpoint.loaded.context_length :]
+        left_out = len(whole) - len(ids)
+    tell_left_out(sent.note, left_out, lane.missing(prompt))
+    return ids
 
 
 def score(arguments: argparse.Namespace) -> int:
@@ -116,7 +138,7 @@ def score(arguments: argparse.Namespace) -> int:
             right=(0, 2),
         )
     )
-    parts = [f"{len(known)} tokens scored", f"nll {nll:.3f} nats"]
+    parts = [f"{_tokens(len(known))} scored", f"nll {nll:.3f} nats"]
     parts += [] if perplexity is None else [f"perplexity {perplexity:.2f}"]
     parts += [] if bits is None else [f"{bits:.3f} bits a byte"]
     write_line("\n" + " · ".join(parts))
@@ -126,6 +148,10 @@ def score(arguments: argparse.Namespace) -> int:
 def quoted(text: str) -> str:
     """A token between quotes, with spaces and line breaks that can be told apart."""
     return '"' + text.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t") + '"'
+
+
+def _tokens(number: int) -> str:
+    return f"{number} token" if number == 1 else f"{number} tokens"
 
 
 def _shown(checkpoint: Checkpoint) -> Callable[[int], str]:
