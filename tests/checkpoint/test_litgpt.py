@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -146,6 +147,16 @@ def test_missing_keys_take_the_values_of_litgpts_own_code(tmp_path: Path) -> Non
     assert info.unused == ("own_key in the config",)
 
 
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
+    saved(tmp_path, tensors_of("llama"))
+    text = (MODELS / "llama/model_config.yaml").read_text()
+    eps = re.search(r"^norm_eps: (.*)$", text, re.MULTILINE)
+    assert eps is not None
+    for written, read in (("1e-05", 1e-5), ("2.5E-6", 2.5e-6), ("1.0e-06", 1e-6)):
+        (tmp_path / "model_config.yaml").write_text(text.replace(eps[0], f"norm_eps: {written}"))
+        assert catalog.describe(str(tmp_path)).spec.norm_eps == pytest.approx(read)
+
+
 def test_a_training_run_is_a_run_with_its_steps(tmp_path: Path) -> None:
     run = tmp_path / "out" / "mine"
     for step, name in ((100, "step-00000100"), (200, "step-00000200"), (250, "final")):
@@ -158,7 +169,9 @@ def test_a_training_run_is_a_run_with_its_steps(tmp_path: Path) -> None:
     ]
     assert catalog.describe(str(run)).step == 250
     assert catalog.describe(str(run), step=100).path == str(run / "step-00000100")
-    assert catalog.describe(str(run / "final/lit_model.pth")).run == "mine"
+    final = catalog.describe(str(run / "final/lit_model.pth"))
+    assert final.run == "mine"
+    assert "optimizer and train_dataloader of the file" in final.unused
 
 
 @pytest.mark.parametrize("name", ["llama", "neox", "qwen3"])

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from tui_chat.checkpoint.archive import Archive, read_archive
 from tui_chat.checkpoint.description import Description, agree, name_of_run, run_name
+from tui_chat.checkpoint.explain import Notes
 from tui_chat.checkpoint.files import shown_name, shown_path
 from tui_chat.checkpoint.gpt2 import matrix, untied
 from tui_chat.checkpoint.info import TokenizerHint
@@ -129,10 +130,19 @@ def describe(source: Source) -> Description:
         warnings=warnings,
         inferred=inferred,
         defaults=settings.defaults,
-        unused=settings.unused,
+        unused=[*_for_training(archive), *settings.unused],
     )
     describe_text(source.folder, settings.name, embed.shape[0], found)
     return found
+
+
+def _for_training(archive: Archive) -> list[str]:
+    """Keys beside the weights that only a training goes on from."""
+    root = mapping(archive.root)
+    notes = Notes({})
+    if "model" in root:
+        notes.keys(root, ("model", "iter_num", "step_count"), "the file")
+    return notes.unused
 
 
 # ---- the files
