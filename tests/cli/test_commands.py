@@ -23,6 +23,8 @@ from tui_chat.settings import Paths
 from .conftest import BASE, CHAT, CHECKPOINTS, Run
 
 ROOT = Path(__file__).resolve().parents[2]
+CHARS = str(ROOT / "tests/fixtures/nanogpt/char-bias")
+IDS_ONLY = str(ROOT / "tests/fixtures/S1/small_vocab/out/ckpt.pt")
 
 # ---- next, score
 
@@ -81,6 +83,14 @@ def test_the_score_of_a_text_is_the_sum_of_its_tokens(run: Run) -> None:
     assert known[-1] == pytest.approx(float(step[found["ids"][-1]]), abs=1e-4)
     text = run("score", BASE, "The cat sat.").out
     assert f"{len(known)} tokens scored" in text
+
+
+def test_characters_without_an_id_are_named(run: Run) -> None:
+    said = "the tokenizer has no id for '€': left out\n"
+    for command in ("next", "score"):
+        known, done = run(command, CHARS, "Hello "), run(command, CHARS, "Hello €")
+        assert (done.out, done.err) == (known.out, known.err + said)
+    assert "has no id for any of it" in run("score", CHARS, "€").err
 
 
 def test_one_token_alone_cannot_be_scored(run: Run) -> None:

@@ -100,11 +100,13 @@ def score(arguments: argparse.Namespace) -> int:
         ids = list(options.token_ids(arguments.ids))
     else:
         ids = checkpoint.encode(text)
+        tell_left_out("", 0, checkpoint.loaded.tokenizer.missing(text))
         ids = [*checkpoint.info.text_start, *ids] if ids else ids
     if len(ids) < 2:
+        why = "the tokenizer has no id for any of it" if text else "the text is empty"
         raise UsageError(
             "there is nothing to score",
-            "the text has only one token" if ids else "the text is empty",
+            "the text has only one token" if ids else why,
             "Give at least two tokens: the first has none before it",
         )
     with Progress() as progress:
