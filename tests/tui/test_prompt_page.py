@@ -25,5 +25,12 @@ def test_nothing_from_a_prompt_reaches_the_terminal() -> None:
     assert "\x1b" not in shown(("\x1b[2J", False), ("\x1b]0;x\x07", True))
 
 
+def test_what_is_left_out_is_said() -> None:
+    event = PromptShown(
+        request_id="prompt", lane="a", tokens=9, dropped_tokens=1200, pieces=(("x", False),)
+    )
+    assert "the 1,200 tokens before them are left out" in prompt_page(event, "plain").plain
+
+
 def test_a_template_that_refuses_says_why() -> None:
     assert shown(why="the template wants turns to alternate").startswith("the template wants")

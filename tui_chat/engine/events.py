@@ -98,6 +98,7 @@ class ShowPrompt:
     lane: str
     request_id: str
     prompt: Prompt
+    reply_tokens: int = 256  # for which room is left
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +263,9 @@ class PromptShown:
     request_id: str
     lane: str
     tokens: int = 0
+    dropped_tokens: int = 0  # left out before them
     pieces: tuple[tuple[str, bool], ...] = ()
+    note: str = ""  # what the template says of how it took the turns
     why: str = ""
 
 

@@ -23,14 +23,16 @@ def answer(lane: Lane, question: Question) -> Counted | PromptShown:
             missing=lane.missing(question.prompt),
         )
     try:
-        ids = lane.window.whole(question.prompt)
+        sent = lane.window.fit(question.prompt, question.reply_tokens)
     except TuiChatError as error:  # such as a template that refuses a role
         return PromptShown(request_id=question.request_id, lane=question.lane, why=str(error))
     return PromptShown(
         request_id=question.request_id,
         lane=question.lane,
-        tokens=len(ids),
-        pieces=tuple(spelled(lane.checkpoint.tokenizer, ids)),
+        tokens=len(sent.ids),
+        dropped_tokens=sent.dropped_tokens,
+        pieces=tuple(spelled(lane.checkpoint.tokenizer, sent.ids)),
+        note=sent.note,
     )
 
 

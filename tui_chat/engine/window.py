@@ -114,7 +114,9 @@ class ContextWindow:
             raise UsageError(
                 "the text cannot be read by this model",
                 f"its tokenizer ({self.tokenizer.name}) has no id for any of it",
-                "Name another one with --tokenizer, or give token ids with --ids",
+                "Write token ids, such as 15 496 29, or name a tokenizer with --tokenizer"
+                if self.tokenizer.name == "ids only"
+                else "Name another one with --tokenizer, or give token ids with --ids",
             )
         if len(self._text_start) + len(ids) <= room:
             self._dropped_text = ""

@@ -75,7 +75,7 @@ class Program:
         """Where the picker looks, without repeats: what was named, the user's roots, ./checkpoints,
         the bundled demo.
         """
-        named = [user_path(path) for path in (*self.given, *self.opened, *self.settings.roots)]
+        named = [user_path(path) for path in (*self.opened, *self.given, *self.settings.roots)]
         if self.state.last_checkpoint:
             named.append(Path(self.state.last_checkpoint).parent)
         named += [Path("checkpoints"), bundled("checkpoints")]
@@ -96,6 +96,10 @@ class Program:
         from tui_chat.checkpoint import catalog
 
         return catalog.scan(self.roots())
+
+    def look_in(self, folder: str) -> None:
+        """Have the picker look there first."""
+        self.opened.insert(0, folder)
 
     def describe(self, path: str) -> CheckpointInfo:
         from tui_chat.checkpoint import catalog

@@ -290,7 +290,14 @@ class Chat:
         if self.loaded is None or self.loading is not None:
             return False
         prompt = self._prompt(draft)
-        self._send(ev.ShowPrompt(lane=self.lane, request_id="prompt", prompt=prompt))
+        self._send(
+            ev.ShowPrompt(
+                lane=self.lane,
+                request_id="prompt",
+                prompt=prompt,
+                reply_tokens=self.params.max_new_tokens,
+            )
+        )
         return True
 
     def _count_context(self) -> None:

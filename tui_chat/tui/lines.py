@@ -143,11 +143,15 @@ def welcome(chat: Chat) -> str:
             parts.append(DEMO if info.mode == "chat" else DEMO_BASE)
         elif info.description:
             parts.append(info.description)
-        parts.append(
-            "Write a message below."
-            if chat.conversation.mode == "chat"
-            else "Write a beginning below; the model goes on from it."
-        )
+        if chat.conversation.mode == "chat":
+            parts.append("Write a message below.")
+        elif info.tokenizer.kind == "none":
+            parts.append(
+                "No tokenizer was found: write token ids below, such as 15 496 29. Started with "
+                "--tokenizer PATH, the app reads and writes text."
+            )
+        else:
+            parts.append("Write a beginning below; the model goes on from it.")
     parts.append(
         "Ctrl+O opens a checkpoint of yours, Ctrl+S turns the knobs, Ctrl+R retries, Esc stops, "
         "F1 helps."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from textual import events as textual_events
 from textual.app import ComposeResult
@@ -319,6 +320,11 @@ class ChatScreen(ChatActions):
             self._show_rail()
             if not len(self.chat.conversation):
                 self.conversation_changed()
+        folder = Path(event.path) if isinstance(event, ev.LoadFailed) else None
+        if folder is not None and folder.is_dir() and self.chat.loading is None:
+            # A directory that is no checkpoint and no run may hold some: they are offered.
+            self._services.look_in(str(folder))
+            self.action_open_checkpoint()
 
     def _show_prompt(self, event: ev.PromptShown) -> None:
         loaded, mode = self.chat.loaded, self.chat.conversation.mode

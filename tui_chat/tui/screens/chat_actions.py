@@ -202,9 +202,10 @@ class ChatActions(Screen[None]):
         )
         if mode == now:
             return
-        if len(self.chat.conversation):
-            self.say(f"A new {mode} conversation; the other one is kept (Ctrl+F).")
+        left = len(self.chat.conversation)
         self.chat.set_mode(mode)
+        if left:  # said last: a conversation that changes clears what was said
+            self.say(f"A new {mode} conversation; the other one is kept (Ctrl+F).")
 
     def action_chats(self) -> None:
         def chosen(chat_id: str | None) -> None:

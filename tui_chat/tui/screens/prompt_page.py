@@ -24,8 +24,12 @@ def prompt_page(shown: PromptShown, template: str) -> Content:
         return Content(visible(shown.why))
     if not shown.pieces:
         return Content("Nothing yet.")
-    head = f"{shown.tokens:,} tokens · {template}\n\n"
-    parts: list[str | tuple[str, str]] = [(head, "$chat-muted")]
+    head = f"{shown.tokens:,} tokens · {template}\n"
+    if shown.dropped_tokens:
+        head += f"the {shown.dropped_tokens:,} tokens before them are left out: too long\n"
+    if shown.note:
+        head += f"{visible(shown.note)}\n"
+    parts: list[str | tuple[str, str]] = [(head + "\n", "$chat-muted")]
     for text, control in shown.pieces:
         parts.append((f"⟦{visible(text)}⟧", "reverse $accent") if control else visible(text))
     return Content.assemble(*parts)
