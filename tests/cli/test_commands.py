@@ -93,6 +93,12 @@ def test_characters_without_an_id_are_named(run: Run) -> None:
     assert "has no id for any of it" in run("score", CHARS, "€").err
 
 
+def test_ids_without_a_tokenizer_have_no_bytes(run: Run) -> None:
+    assert run("score", IDS_ONLY, "--ids", "1 2 3", "--json").json["bits_per_byte"] is None
+    done = run("score", IDS_ONLY, "--ids", "1 2 3")
+    assert "perplexity" in done.out and "bits a byte" not in done.out
+
+
 def test_one_token_alone_cannot_be_scored(run: Run) -> None:
     done = run("score", BASE, "--ids", "5")
     assert done.status == 2 and "only one token" in done.err
@@ -172,10 +178,16 @@ def test_a_directory_that_is_not_there_is_not_an_empty_one(run: Run, tmp_path: P
     assert done.err == f"tui-chat: cannot open {tmp_path}/nowhere: no such file or directory.\n"
 
 
-def test_paths_follow_the_environment(run: Run, home: Path) -> None:
+def test_paths_follow_the_environment(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUI_CHAT_TOKENIZERS_DIR", raising=False)
     found = run("paths", "--json").json
     assert found["chats"] == str(home / "data" / "chats.sqlite3")
     assert str(home / "config" / "settings.toml") in run("paths").out
+    assert found["tokenizers"] == str(home / "data" / "tokenizers")
+    monkeypatch.setenv("TUI_CHAT_TOKENIZERS_DIR", str(home / "ranks"))
+    assert run("paths", "--json").json["tokenizers"] == str(home / "ranks")
     assert not (home / "data").exists(), "asking makes nothing"
 
 

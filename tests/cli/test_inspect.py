@@ -15,7 +15,8 @@ def test_check_measures_beside_the_stored_loss(run: Run) -> None:
     done = run("inspect", BASE, "--check")
     assert done.status == 0
     card, check = done.out.split("\ncheck\n")
-    assert "format" in card and "bits a byte" in check and "stored: train" in check
+    assert "format" in card and "bits a byte" in check and check.count("stored") == 1
+    assert " · stored: train " in check
     assert check.rstrip().endswith("Nothing looks wrong.")
     found = run("inspect", BASE, "--check", "--json").json
     assert found["check"]["warnings"] == [] and found["format"] == "tui-chat"

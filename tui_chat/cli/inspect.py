@@ -134,7 +134,7 @@ def paths(arguments: argparse.Namespace) -> int:
         "settings": here.settings_file,
         "themes": here.themes,
         "chats": here.database,
-        "tokenizers": here.data / "tokenizers",
+        "tokenizers": os.environ.get("TUI_CHAT_TOKENIZERS_DIR") or here.data / "tokenizers",
         "state": here.state_file,
         "log": here.log,
         "demo checkpoints": bundled("checkpoints"),

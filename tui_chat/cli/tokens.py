@@ -116,7 +116,9 @@ def score(arguments: argparse.Namespace) -> int:
     nll = -math.fsum(known)
     shown = _shown(checkpoint)
     tokenizer = checkpoint.loaded.tokenizer
-    size = sum(len(tokenizer.token_bytes(id)) for id in ids[1:])
+    # Without a tokenizer an id is shown as a number, which is no text.
+    known_text = checkpoint.info.tokenizer.kind != "none"
+    size = sum(len(tokenizer.token_bytes(id)) for id in ids[1:]) if known_text else 0
     mean = nll / len(known)
     perplexity = math.exp(mean) if mean < 700 else None  # JSON knows no infinity
     bits = nll / math.log(2) / size if size else None
