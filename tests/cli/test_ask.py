@@ -171,6 +171,7 @@ def test_a_preset_is_turned_by_single_knobs(run: Run, home: Path) -> None:
         (("ask", CHAT, "hi", "-n", "0"), "-n"),
         (("ask", CHAT, "hi", "--logprobs", "1"), "--json"),
         (("ask", BASE, "hi", "--system", "x"), "--chat"),
+        (("ask", CHAT, "hi", "--raw", "--system", "x"), "--raw asks for none. Leave out one"),
         (("ask", CHAT, "hi", "--chat", "--raw"), "--raw"),
         (("sessions",), "ACTION"),
         (("next", CHAT, "hi", "--top", "-1"), "--top"),

@@ -214,6 +214,10 @@ def read_prompt(arguments: argparse.Namespace) -> Prompt:
     if arguments.ids is not None:
         return Prompt(mode="raw", ids=options.token_ids(arguments.ids))
     mode: Mode = arguments.mode or info.mode
+    if arguments.system and arguments.mode == "raw":
+        raise UsageError(
+            "--system needs a chat template", "--raw asks for none", "Leave out one of them"
+        )
     if arguments.system and mode == "raw":
         raise UsageError(
             "--system needs a chat template",
