@@ -150,6 +150,17 @@ def test_every_stage_is_named_and_has_its_mode(
     assert f"stage {name}" in card and "3 heads" in card and "r50k_base, 50,257 ids" in card
 
 
+@pytest.mark.usefixtures("ranks")
+def test_a_tuned_model_with_ids_alone_says_when_it_would_chat(same: Any) -> None:
+    weights = model()
+    info = same(stage(weights, "ppo"), weights).info
+    assert info.mode == "raw"
+    assert "mode chat once there is a tokenizer: the file says stage ppo" in info.inferred
+    weights = model(50304)
+    info = same(stage(weights, "ppo", cfg=CFG | {"vocab_size": 50304}), weights).info
+    assert "mode chat: the file says stage ppo" in info.inferred
+
+
 def test_the_older_trainer_keeps_its_sizes_under_config(same: Any) -> None:
     weights = model()
     older = {

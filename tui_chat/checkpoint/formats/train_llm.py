@@ -120,8 +120,9 @@ def describe(source: Source) -> Description:
         )
     tokenizer = _tokenizer(embed.shape[0], notes.warnings)
     mode: Mode = "chat" if stage.startswith(_CHAT_STAGES) else "raw"
+    only_ids = mode == "chat" and tokenizer.kind == "none"  # a template needs text
     notes.inferred.append(
-        f"mode {mode}: "
+        f"mode {mode}{' once there is a tokenizer' if only_ids else ''}: "
         + (f"the file says stage {stage[:40]}" if stage else "the file says no stage of tuning")
     )
     fixed: dict[str, object] = {"norm_eps": 1e-5, "activation": "relu"}
