@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 from tui_chat.checkpoint import catalog
-from tui_chat.engine.check import Check, Measure, Tried, _clearly, check, judged
+from tui_chat.engine.check import Check, Tried, check, judged
 from tui_chat.engine.events import LoadOptions
 from tui_chat.engine.forms import forms
+from tui_chat.engine.measure import Measure, clearly
 from tui_chat.engine.texts import passages
+from tui_chat.engine.turns import CONVERSATION, Spoken, speaks_better, turns
+from tui_chat.templates.open import open_template
+from tui_chat.tokenizers.open import open_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE, CHAT = str(ROOT / "checkpoints/demo-base"), str(ROOT / "checkpoints/demo-chat")
@@ -124,6 +128,50 @@ def test_the_end_of_a_turn_is_where_the_template_has_it() -> None:
     assert checked(BASE).turn_end is None
 
 
+def test_a_wrong_layout_shows_in_what_was_tuned_for_turns() -> None:
+    found = checked(CHAT, config={"rope_layout": "interleaved"})
+    assert "assistant's turns" in found.text
+    assert any("--config rope_layout=half" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("template", ["chatml", "alpaca", "plain"])
+def test_a_template_it_was_not_tuned_with_is_named_beside_its_own(template: str) -> None:
+    (warning,) = [one for one in checked(CHAT, template=template).warnings if "demo (" in one]
+    assert f"the template {template} " in warning and "leave out --template" in warning
+
+
+def test_control_tokens_that_the_tokenizer_does_not_have_are_a_reason_alone() -> None:
+    warnings = checked(BASE, template="chatml").warnings
+    assert any("no token <|im_start|>, <|im_end|>" in warning for warning in warnings)
+    assert not any("no token" in warning for warning in checked(BASE, template="alpaca").warnings)
+
+
+def test_the_texts_of_the_assistant_are_where_the_template_put_them() -> None:
+    info = catalog.describe(CHAT)
+    tokenizer = open_tokenizer(info.tokenizer, info.spec)
+    template = open_template(info.template, tokenizer)
+    assert template is not None
+    found = turns(template, tokenizer, info.stop_ids)
+    assert found is not None
+    said = [one.text for one in CONVERSATION if one.role == "assistant"]
+    for text, place, end in zip(said, found.texts, found.ends, strict=True):
+        assert b"".join(tokenizer.token_bytes(found.ids[at]) for at in place) == text.encode()
+        assert end == place.stop and found.ids[end] in template.stop_ids
+
+
+def test_a_template_whose_ends_are_known_is_left_alone() -> None:
+    known, other = Spoken([[-4.0] * 20], 0.9), Spoken([[-1.0] * 20], None)
+    assert not speaks_better(other, known, 600)
+    assert speaks_better(other, Spoken([[-4.0] * 20], 0.01), 600)
+    assert not speaks_better(Spoken([[-9.0] * 20], None), Spoken([[-12.0] * 20], None), 600)
+
+
+def test_a_few_boundless_mistakes_do_not_hide_the_rest() -> None:
+    one, two = Measure([-0.1] * 38 + [-1.0, -90.0], 40), Measure([-2.1] * 38 + [-90.0, -1.0], 40)
+    assert not clearly(one, two, paired=True)
+    assert clearly(one.doubted(600), two.doubted(600), paired=True)
+
+
 # ---- the verdict, by hand
 
 
@@ -177,6 +225,6 @@ def test_the_best_of_the_better_forms_is_named_and_nothing_else(good: Check) -> 
 
 def test_a_difference_must_be_larger_than_its_error() -> None:
     wide = Measure([-1.0, -9.0] * 20, 40)
-    assert not _clearly(wide, Measure([-1.4, -9.4] * 20, 40))
-    assert _clearly(wide, Measure([-1.4, -9.4] * 20, 40), paired=True)
-    assert not _clearly(wide, Measure([-1.01, -9.01] * 20, 40), paired=True)
+    assert not clearly(wide, Measure([-1.4, -9.4] * 20, 40))
+    assert clearly(wide, Measure([-1.4, -9.4] * 20, 40), paired=True)
+    assert not clearly(wide, Measure([-1.01, -9.01] * 20, 40), paired=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tui_chat.checkpoint.card import losses_in_words
@@ -12,7 +13,7 @@ from tui_chat.engine.events import LoadOptions
 from tui_chat.errors import TuiChatError
 
 if TYPE_CHECKING:
-    from tui_chat.engine.check import Check, Tried
+    from tui_chat.engine.check import Check
 
 SAMPLE = (
     Turn("system", "You are a helpful assistant."),
@@ -51,7 +52,7 @@ def show_check(check: Check, info: CheckpointInfo) -> None:
             f"{check.frequency:.2f} nats by counting tokens · {check.chance:.2f} nats by chance · "
             f"{check.shuffled:.2f} nats with the tokens shuffled",
         ),
-        ("other forms", _tried(check.tried)),
+        ("other forms", _tried(check)),
         ("end of turn", "" if check.turn_end is None else f"probability {check.turn_end:.3g}"),
     ]
     write_line(labelled([row for row in rows if row[1]], width))
@@ -61,15 +62,17 @@ def show_check(check: Check, info: CheckpointInfo) -> None:
         write_line("Nothing looks wrong.")
 
 
-def _tried(tried: tuple[Tried, ...]) -> str:
+def _tried(check: Check) -> str:
     """How many other forms were tried, and the best of them."""
-    if not tried:
+    if not check.tried:
         return ""
-    best = min(tried, key=lambda one: one.nats)
+    best = min(check.tried, key=lambda one: one.nats)
     settings = " ".join(f"{name} {value}" for name, value in best.settings.items())
+    same = math.isclose(best.instead, check.bits_per_byte, rel_tol=1e-6)
+    where = "" if same else ", on the first of these tokens"
     return (
-        f"{len(tried)} tried, the best ({settings}) {best.bits_per_byte:.2f} beside "
-        f"{best.instead:.2f} bits a byte"
+        f"{len(check.tried)} tried, the best ({settings}) {best.bits_per_byte:.2f} beside "
+        f"{best.instead:.2f} bits a byte{where}"
     )
 
 

@@ -2,7 +2,8 @@
 
 A tokenizer of other ids shows in that the order of the tokens makes no difference; what the
 tensors do not show (forms.py) in that another form of the model predicts clearly better; a wrong
-template in that a turn has no end. Some hundred tokens, a few seconds.
+template in that a turn has no end, or in that the assistant's turns are better known in another.
+What was tuned to speak in turns is measured on turns. Some hundred tokens, a few seconds.
 """
 
 from __future__ import annotations
@@ -13,64 +14,46 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import NamedTuple
 
 import torch
 
 from tui_chat.checkpoint.info import CheckpointInfo
-from tui_chat.conversation import Turn
 from tui_chat.engine.events import LoadOptions
 from tui_chat.engine.forms import Form, forms
 from tui_chat.engine.generate import score
 from tui_chat.engine.load import PACKED, choose_device, choose_dtype, describe, read_weights
+from tui_chat.engine.measure import CLEARLY, Measure, clearly
 from tui_chat.engine.texts import Text, beside, given, passages
+from tui_chat.engine.turns import KNOWN, Spoken, speaks_better, spoken, turns, without_id
 from tui_chat.errors import TuiChatError
 from tui_chat.model.build import Model, build
 from tui_chat.templates.base import Template
 from tui_chat.templates.open import open_template
+from tui_chat.templates.plain import PlainTemplate
 from tui_chat.tokenizers.base import Tokenizer
 from tui_chat.tokenizers.open import open_tokenizer
 
 TOKENS = 512  # of the text that counts
 GLANCE = 192  # of each text and of each form that is only tried
 SECONDS = 6.0  # after which no other form is tried any more
-CLEARLY = 0.05  # nats a token that a difference has to have, beside three standard errors
 
 Progress = Callable[[str, float], None]
 
-CONVERSATION = (
-    Turn("user", "Hello! Who are you?"),
-    Turn("assistant", "Hello! I am a language model. How can I help you?"),
-    Turn("user", "What is the capital of France?"),
-    Turn("assistant", "The capital of France is Paris."),
-    Turn("user", "Thank you!"),
-)
-
-
-class Measure(NamedTuple):
-    """The log-probabilities of the tokens of a text, in nats, and how many bytes these are."""
-
-    logprobs: list[float]
-    size: int
-
-    @property
-    def nats(self) -> float:
-        """For each token."""
-        return -math.fsum(self.logprobs) / max(len(self.logprobs), 1)
-
-    @property
-    def bits_per_byte(self) -> float:
-        return -math.fsum(self.logprobs) / math.log(2) / max(self.size, 1)
-
 
 class Sample(NamedTuple):
-    """Tokens to measure, and where they come from. `seen`: the model was trained on their kind."""
+    """Tokens to measure, and where they come from. `seen`: the model was trained on their kind;
+    `counted`: the indices of those that count, where not all do."""
 
     source: str
     ids: list[int]
     seen: bool
     warnings: list[str]
+    counted: frozenset[int] | None = None
+
+    @property
+    def counted_ids(self) -> list[int]:
+        return [id for at, id in enumerate(self.ids) if self.counted is None or at in self.counted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +127,10 @@ def check(
     tensors = read_weights(info, dtype, device, lambda done: progress("loading weights", done))
     progress("measuring", 0.0)
     run = _Run(info, tokenizer, template, tensors, progress)
+    if options.template:
+        own = describe(path, replace(options, template=""))
+        run.own = open_template(own.template, tokenizer, text_start=info.text_start)
+        run.named = options.template
     return info, replace(run.check(text), seconds=time.perf_counter() - began)
 
 
@@ -163,6 +150,9 @@ class _Run:
         self.progress = progress
         self.offered = min(tokenizer.vocab_size, info.spec.vocab_size)
         self.model = self.built({})
+        self.own: Template | None = None  # the checkpoint's, where the user named another
+        self.named = ""
+        self.turns = turns(template, tokenizer, info.stop_ids) if template is not None else None
 
     def built(self, settings: Form) -> Model:
         """The model in another form. The tensors are shared by all."""
@@ -175,13 +165,14 @@ class _Run:
         ids = sample.ids
         if len(ids) < 2:
             return Check(why_not=f"{sample.source} has no two tokens for this tokenizer")
-        main = self.measure(self.model, ids)
+        main = self.measure(self.model, ids, sample.counted)
         mixed = ids.copy()
         random.Random(0).shuffle(mixed)
-        shuffled = self.measure(self.model, mixed)
-        counts = Counter(ids)
-        frequency = -sum(n * math.log(n / len(ids)) for n in counts.values()) / len(ids)
-        tried = self.try_forms(ids[:GLANCE], frequency) if math.isfinite(main.nats) else []
+        shuffled = self.measure(self.model, mixed, sample.counted)
+        frequency = _entropy(sample.counted_ids)
+        # The turns it was tuned for say more of it than any other text.
+        tried = self.try_forms(self.conversation() or sample) if math.isfinite(main.nats) else []
+        taken = spoken(self.model, self.turns, self.offered) if self.turns is not None else None
         found = Check(
             text=sample.source,
             tokens=len(main.logprobs),
@@ -192,10 +183,11 @@ class _Run:
             frequency=frequency,
             shuffled=shuffled.nats,
             tried=tuple(tried),
-            turn_end=self.turn_end(),
+            turn_end=taken.end if taken is not None else None,
         )
-        ordered = _clearly(main, shuffled)
+        ordered = clearly(main, shuffled)
         warnings = [*judged(found, self.info, seen=sample.seen, ordered=ordered), *sample.warnings]
+        warnings += self.templates(taken) if taken is not None else []
         return replace(found, warnings=tuple(warnings))
 
     # ---- measuring
@@ -221,16 +213,21 @@ class _Run:
         return TOKENS if self.model.incremental else GLANCE
 
     def conversation(self) -> Sample | None:
-        """A few turns in the template, for what was tuned to speak in turns alone."""
-        if self.template is None or self.info.mode != "chat":
+        """The assistant's turns, on which alone most tuning counts a loss."""
+        if self.turns is None or self.info.mode != "chat":
             return None
-        try:
-            ids = self.template.render(CONVERSATION).ids
-        except TuiChatError:
+        start = len(self.info.text_start)
+        start = start if tuple(self.turns.ids[:start]) == self.info.text_start else 0
+        ids = self.turns.ids[start:][: self.most]
+        places = [at for text in self.turns.texts for at in text] + self.turns.ends
+        counted = frozenset(at - start for at in places if 0 < at - start < len(ids))
+        if not counted:
             return None
-        return Sample("a short conversation in its template", ids[: self.most], False, [])
+        return Sample("the assistant's turns of a short conversation", ids, False, [], counted)
 
-    def measure(self, model: Model, ids: Sequence[int]) -> Measure:
+    def measure(
+        self, model: Model, ids: Sequence[int], counted: frozenset[int] | None = None
+    ) -> Measure:
         """In windows of the context length, each with what the model expects at the beginning."""
         start = list(self.info.text_start)
         size = max(2, model.spec.context_length - len(start))
@@ -241,30 +238,36 @@ class _Run:
             skipped = max(len(start), 1)
             if len(window) > skipped:
                 found = [one for piece in score(model, window, self.offered) for one in piece]
-                logprobs += found[skipped - 1 :]
-                bytes_ += sum(len(self.tokenizer.token_bytes(id)) for id in window[skipped:])
+                for at in range(skipped, len(window)):
+                    if counted is None or begin + at - len(start) in counted:
+                        logprobs.append(found[at - 1])
+                        bytes_ += len(self.tokenizer.token_bytes(window[at]))
         return Measure(logprobs, bytes_)
 
     def nearest(self) -> Sample:
-        """The bundled text that the model predicts best: one of its own kind."""
+        """A few turns for what was tuned to speak in turns; else the bundled text that the model
+        predicts best: one of its own kind."""
+        said = self.conversation()
+        if said is not None:
+            return said
         samples = [self.sample(text) for text in passages()]
-        turns = self.conversation()
-        samples += [turns] if turns is not None else []
         glances = [self.measure(self.model, one.ids[:GLANCE]) for one in samples]
         losses = [m.bits_per_byte if math.isfinite(m.nats) else math.inf for m in glances]
         return samples[losses.index(min(losses))]
 
-    def try_forms(self, ids: list[int], frequency: float) -> list[Tried]:
+    def try_forms(self, sample: Sample) -> list[Tried]:
         """The other forms the model could have, as far as the time allows."""
         began = time.perf_counter()
-        main = self.measure(self.model, ids)
+        ids, counted = sample.ids[:GLANCE], sample.counted
+        main = self.measure(self.model, ids, counted)
+        frequency = _entropy(sample.counted_ids)
         found: list[Tried] = []
         for number, settings in enumerate(forms(self.info)):
             if time.perf_counter() - began > SECONDS:
                 break
             self.progress("trying other forms", number / 12)
             try:
-                other = self.measure(self.built(settings), ids)
+                other = self.measure(self.built(settings), ids, counted)
             except (TuiChatError, RuntimeError):  # the tensors do not fit that form
                 continue
             # Far from what it was trained on, a form is not right for being less wrong: least of
@@ -277,55 +280,51 @@ class _Run:
                     nats=other.nats,
                     bits_per_byte=other.bits_per_byte,
                     instead=main.bits_per_byte,
-                    better=_clearly(other, main, paired=True) and other.nats < limit,
+                    better=self.better(other, main) and other.nats < limit,
                 )
             )
         return found
 
-    def turn_end(self) -> float | None:
-        """How likely the end of an assistant's turn is where the template has it: the geometric
-        mean, None where the template marks none."""
-        if self.template is None:
-            return None
-        try:
-            rendered = self.template.render(CONVERSATION)
-        except TuiChatError:
-            return None
-        stops = {*self.template.stop_ids, *self.info.stop_ids}
-        ids = rendered.ids[: self.info.spec.context_length]
-        logprobs = [one for piece in score(self.model, ids, self.offered) for one in piece]
-        ends = list(_ends(ids, rendered.starts, stops))
-        if not ends:
-            return None
-        return math.exp(math.fsum(logprobs[at - 1] for at in ends) / len(ends))
+    def better(self, other: Measure, main: Measure) -> bool:
+        """Clearly, and not by a few tokens alone."""
+        doubted = other.doubted(self.offered), main.doubted(self.offered)
+        return other.nats < main.nats and clearly(*doubted, paired=True)
+
+    def templates(self, taken: Spoken) -> Iterable[str]:
+        """What speaks against the template."""
+        assert self.template is not None and self.turns is not None
+        name = self.template.name
+        lost = without_id(self.tokenizer, self.turns)
+        if self.named and lost and not (taken.end or 0) > KNOWN:
+            yield (
+                f"the tokenizer has no token {', '.join(lost[:4])}: what the template {name} "
+                "writes is spelt out as ordinary text, which the model hardly knows"
+            )
+        others = {"plain": PlainTemplate(self.tokenizer, self.info.text_start)}
+        best: tuple[float, str] | None = None
+        candidates = [("", self.own)] if self.own is not None else []
+        for said, other in (*candidates, *others.items()):
+            if other.name == name:
+                continue
+            found = turns(other, self.tokenizer, self.info.stop_ids)
+            if found is None:
+                continue
+            words = spoken(self.model, found, self.offered)
+            if speaks_better(words, taken, self.offered):
+                text = Measure([one for text in words.texts for one in text], 0)
+                if best is None or text.doubted(self.offered).nats < best[0]:
+                    remedy = "its own: leave out --template" if not said else f"--template {said}"
+                    best = text.doubted(self.offered).nats, f"{other.name} ({remedy})"
+        if best is not None:
+            yield (
+                f"the template {name} is probably not the one it was tuned with: the assistant's "
+                f"turns are clearly better predicted in {best[1]}"
+            )
 
 
-def _ends(ids: Sequence[int], starts: Sequence[int], stops: set[int]) -> Iterable[int]:
-    """Where in `ids` the turns of the assistant end with a stop id."""
-    for number, turn in enumerate(CONVERSATION[:-1]):
-        if turn.role == "assistant" and number + 1 < len(starts):
-            turn_ids = range(starts[number] + 1, min(starts[number + 1] + 1, len(ids)))
-            yield from islice((at for at in turn_ids if ids[at] in stops), 1)
-
-
-def _clearly(better: Measure, worse: Measure, *, paired: bool = False) -> bool:
-    """Whether `better` predicts better by more than chance and by enough to matter."""
-    if not (math.isfinite(better.nats) and math.isfinite(worse.nats)):
-        return math.isfinite(better.nats)
-    if paired:
-        pairs = zip(better.logprobs, worse.logprobs, strict=True)
-        error = _standard_error([b - w for b, w in pairs])
-    else:
-        error = math.hypot(_standard_error(better.logprobs), _standard_error(worse.logprobs))
-    return worse.nats - better.nats > max(CLEARLY, 3 * error)
-
-
-def _standard_error(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return math.inf
-    mean = math.fsum(values) / len(values)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return math.sqrt(variance / len(values))
+def _entropy(ids: Sequence[int]) -> float:
+    """Nats a token, if each were as likely as it is frequent here."""
+    return -sum(n * math.log(n / len(ids)) for n in Counter(ids).values()) / max(len(ids), 1)
 
 
 # ---- the verdict
@@ -345,10 +344,16 @@ def judged(found: Check, info: CheckpointInfo, *, seen: bool, ordered: bool) -> 
             "the order of the tokens makes no difference to it: the tokenizer is probably not the "
             "one it was trained with (--tokenizer names another), or it is hardly trained"
         )
-    elif found.nats_per_token > found.chance and not (found.turn_end or 0) > 0.5:
+    elif found.nats_per_token > found.chance:
         yield (
             f"{found.nats_per_token:.2f} nats a token are worse than chance ({found.chance:.2f}): "
             "it was trained on quite another kind of text, or something was read wrong"
+        )
+    elif found.nats_per_token > found.frequency + CLEARLY:
+        yield (
+            f"{found.nats_per_token:.2f} nats a token are worse than counting how frequent each "
+            f"token is ({found.frequency:.2f}): it was trained on another kind of text, or too "
+            "little, or something was read wrong"
         )
     elif seen and info.mode == "raw":
         yield from _beside_stored(found, info)
@@ -363,16 +368,10 @@ def judged(found: Check, info: CheckpointInfo, *, seen: bool, ordered: bool) -> 
 
 
 def _beside_stored(found: Check, info: CheckpointInfo) -> Iterable[str]:
-    """On text of its kind: beside what the file says, and beside counting."""
+    """On text of its kind: beside what the file says."""
     nats = found.nats_per_token
     stored = next((info.losses[name] for name in ("val", "train") if name in info.losses), None)
-    # Of few tokens the frequencies say themselves.
-    if found.tokens > 5 * math.exp(found.frequency) and nats > found.frequency + CLEARLY:
-        yield (
-            f"{nats:.2f} nats a token are worse than counting how frequent each token is "
-            f"({found.frequency:.2f})"
-        )
-    elif stored is not None and nats > 1.25 * stored + 0.5:
+    if stored is not None and nats > 1.25 * stored + 0.5:
         yield (
             f"{nats:.2f} nats a token are many beside the stored loss {stored:.2f}: if this is "
             "text of the kind it was trained on, something was read wrong"
