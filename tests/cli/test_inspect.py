@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -31,6 +32,18 @@ def test_check_names_the_setting_that_would_be_right(run: Run) -> None:
     assert "! positions look half" in done.out and "--config rope_layout=half" in done.out
 
 
+def test_check_of_a_chat_finds_no_fault_in_it_and_names_what_was_made_wrong(run: Run) -> None:
+    right = run("inspect", CHAT, "--check").out.split("\ncheck\n")[1]
+    assert "assistant's turns" in right and "nats by counting tokens" in right
+    assert right.rstrip().endswith("Nothing looks wrong.")
+    for wrong, said in (
+        (("--config", "rope_layout=interleaved"), "--config rope_layout=half"),
+        (("--template", "chatml"), "leave out --template"),
+    ):
+        found = run("inspect", CHAT, "--check", *wrong).out
+        assert said in " ".join(found.split()) and "Nothing looks wrong." not in found
+
+
 def test_check_on_a_given_text(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text("Once upon a time there was a king. " * 10)
@@ -58,3 +71,22 @@ def test_preview_shows_control_tokens_apart_from_text(run: Run) -> None:
 def test_preview_of_a_model_without_a_template(run: Run) -> None:
     done = run("inspect", BASE, "--preview")
     assert done.status == 0 and "no chat template" in done.out
+
+
+def test_inspect_counts_the_ids_of_the_tokenizer(run: Run) -> None:
+    for name in ("hf-llama", "hf-phi3", "litgpt/pretrain-llama"):
+        (file,) = (FIXTURES / name).rglob("tokenizer.json")
+        said = json.loads(file.read_text())
+        ids = [*said["model"]["vocab"].values(), *(row["id"] for row in said["added_tokens"])]
+        found = run("inspect", str(file.parent), "--json").json
+        assert found["tokenizer"]["vocab_size"] == max(ids) + 1 <= found["spec"]["vocab_size"]
+        assert f"{max(ids) + 1} ids" in run("inspect", str(file.parent)).out
+        assert not [text for text in found["warnings"] if "belong together" in text]
+
+
+def test_inspect_warns_of_a_tokenizer_with_more_ids_than_the_model_has(run: Run) -> None:
+    found = run("inspect", IDS_ONLY, "--tokenizer", "gpt2", "--json").json
+    assert found["tokenizer"]["vocab_size"] == 50257
+    (said,) = [text for text in found["warnings"] if "belong together" in text]
+    assert "50,257 ids" in said and f"{found['spec']['vocab_size']:,} rows" in said
+    assert said in " ".join(run("inspect", IDS_ONLY, "--tokenizer", "gpt2").out.split())
