@@ -263,7 +263,7 @@ def _answered(
 def _forbid() -> None:
     """No files and no other processes from now on."""
     for name in ("CORE", "FSIZE", "NPROC"):
-        _limit(name, 0, 0)
+        _limit(name, 0, for_good=True)
 
 
 def _address_space() -> int:
@@ -278,18 +278,23 @@ def _address_space() -> int:
 def _limit_memory(size: int | None) -> None:
     """Let the process have `size` bytes of memory, None for any number."""
     # The address space counts what is mapped; where its size is unknown, the heap must do.
-    _limit("AS" if _address_space() else "DATA", -1 if size is None else size, -1)
+    _limit("AS" if _address_space() else "DATA", size)
 
 
-def _limit(name: str, soft: int, hard: int) -> None:
+def _limit(name: str, size: int | None, *, for_good: bool = False) -> None:
+    """Limit what `name` counts to `size`, None for as much as the system lets it have."""
     try:
         import resource
     except ImportError:  # there are no such limits on this system
         return
     kind = getattr(resource, f"RLIMIT_{name}", None)
     if kind is not None:
-        with contextlib.suppress(OSError, ValueError):  # a stricter one holds already
-            resource.setrlimit(kind, (soft, hard))
+        # Nobody may go beyond the limit that holds for all programs here, if there is one.
+        _, most = resource.getrlimit(kind)
+        endless = most == resource.RLIM_INFINITY
+        soft = most if size is None else size if endless else min(size, most)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(kind, (soft, soft if for_good else most))
 
 
 def _limit_time(seconds: float) -> None:

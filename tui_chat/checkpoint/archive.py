@@ -40,6 +40,7 @@ Kind = Literal["torch", "torch stream", "safetensors", "pickle", "gguf"] | Binar
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MAX_HEADER = 16 * 1024 * 1024  # bytes of a safetensors header
+MAX_VALUES = 1_000_000  # entries of a JSON text: numbers, texts, lists, tables
 MAX_TENSORS = 60_000  # in one safetensors file: more than the largest mixtures of experts have
 
 
@@ -336,9 +337,9 @@ def _safetensor(file: RegularFile, name: str, entry: object, begin: int) -> Tens
     return checked(dtype, shape, contiguous(shape), 0, storage)
 
 
-def parse_json(raw: bytes, what: str = "its header") -> object:
+def parse_json(raw: bytes, what: str = "its header", values: int = MAX_VALUES) -> object:
     """JSON, or Damaged: also for what is nested too deeply, names a key twice, or is not UTF-8.
-    `what` is how the reason calls it."""
+    `what` is how the reason calls it; `values` is how many it may hold at most."""
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
@@ -346,6 +347,9 @@ def parse_json(raw: bytes, what: str = "its header") -> object:
             raise Damaged("it names a key twice")
         return found
 
+    # An empty list of two bytes takes fifty in memory; each value has one of these beside it.
+    if len(raw) > values and sum(map(raw.count, (b",", b"[", b"{"))) > values:
+        raise Damaged(f"{what} has more than {values:,} entries")
     try:
         value: object = json.loads(raw.decode("utf-8"), object_pairs_hook=once)
     except Damaged:

@@ -77,9 +77,9 @@ def _recognised(
     """What is at `path`, and the format that knows it."""
     source = Source(path, config=settings, config_file=config_file)
     if source.is_dir:
-        form, _ = _surest(source, claimed(source.files))
+        form, error = _surest(source, claimed(source.files))
         if form is None:
-            raise CheckpointError(
+            raise error or CheckpointError(
                 f"cannot open {shown_path(path)}",
                 "it looks like a checkpoint directory, but none of the formats recognises it",
             )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from tui_chat.checkpoint.files import Damaged, RegularFile, refused
 from tui_chat.checkpoint.info import TemplateHint, TokenizerHint
 from tui_chat.checkpoint.plain import mapping
-from tui_chat.checkpoint.source import MAX_TEXT, read_json
+from tui_chat.checkpoint.source import MAX_TEXT, MAX_VOCABULARY, read_json
 from tui_chat.checkpoint.vocabularies import read_pieces
 from tui_chat.errors import CheckpointError
 
@@ -190,7 +190,9 @@ class _Folder:
             if mapping(row[1]).get("content") == text and row[0].isdecimal():
                 return int(row[0])
         try:
-            model = mapping(mapping(read_json(self.path("tokenizer.json"))).get("model"))
+            model = mapping(
+                mapping(read_json(self.path("tokenizer.json"), MAX_VOCABULARY)).get("model")
+            )
         except CheckpointError:
             return None
         found = mapping(model.get("vocab")).get(text)

@@ -12,6 +12,8 @@ from tui_chat.checkpoint.plain import mapping
 
 MAX_TEXT = 64 * 1024 * 1024
 MAX_LISTED = 20_000
+MAX_SETTINGS = 200_000  # values in a JSON file of settings
+MAX_VOCABULARY = 4_000_000  # values in one with a vocabulary and merges
 
 
 class Source:
@@ -66,9 +68,10 @@ class Source:
         return read_archive(os.path.join(self.folder, name))
 
 
-def read_json(path: str) -> object:
-    """The JSON file at `path`. Raises CheckpointError in one sentence, whatever is in it."""
-    return _parsed(path, lambda raw: parse_json(raw, "it"))
+def read_json(path: str, values: int = MAX_SETTINGS) -> object:
+    """The JSON file at `path`, of at most so many values. Raises CheckpointError in one sentence,
+    whatever is in it."""
+    return _parsed(path, lambda raw: parse_json(raw, "it", values))
 
 
 def read_toml(path: str) -> object:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 from tui_chat.checkpoint.files import Damaged, RegularFile, refused
 from tui_chat.checkpoint.plain import mapping
-from tui_chat.checkpoint.source import MAX_TEXT, read_json
+from tui_chat.checkpoint.source import MAX_TEXT, MAX_VOCABULARY, read_json
 from tui_chat.checkpoint.vocabularies import (
     BPE,
     CONTROL,
@@ -44,7 +44,10 @@ def tokenizer_json(path: str) -> bytes:
         return json.dumps(_of_pieces(path, read_pieces(path))).encode()
     if os.path.basename(path) == "vocab.json":
         return json.dumps(_of_merges(path)).encode()
-    return _whole(path)
+    raw = _whole(path)
+    if len(raw) > MAX_VOCABULARY and sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VOCABULARY:
+        raise refused(path, Damaged(f"it has more than {MAX_VOCABULARY:,} entries"))
+    return raw
 
 
 def _whole(path: str) -> bytes:
@@ -129,10 +132,13 @@ def _of_pieces(path: str, found: SentencePieces) -> dict[str, object]:
 
 def _of_merges(path: str) -> dict[str, object]:
     folder = os.path.dirname(path)
-    vocab = read_json(path)
+    vocab = read_json(path, MAX_VOCABULARY)
     merges_path = os.path.join(folder, "merges.txt")
     try:
-        lines = _whole(merges_path).decode("utf-8").splitlines()
+        raw = _whole(merges_path)
+        if raw.count(b"\n") > MAX_VOCABULARY // 4:
+            raise refused(merges_path, Damaged("it has more merges than a tokenizer has"))
+        lines = raw.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         raise refused(merges_path, Damaged("it is not UTF-8")) from None
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]

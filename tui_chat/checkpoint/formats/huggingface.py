@@ -26,7 +26,7 @@ from tui_chat.checkpoint.huggingface.shards import (
 from tui_chat.checkpoint.huggingface.table import by_tensors
 from tui_chat.checkpoint.names import strip
 from tui_chat.checkpoint.plain import mapping
-from tui_chat.checkpoint.source import Source, read_json
+from tui_chat.checkpoint.source import MAX_SETTINGS, Source, read_json
 from tui_chat.errors import CheckpointError
 
 NAME = "Hugging Face"
@@ -36,6 +36,7 @@ ADAPTER = "adapter_config.json"
 
 _STEP = re.compile(r"(?:checkpoint|global_step|step|iter)[-_]?(\d{1,12})")
 _MAX_HISTORY = 1_000_000
+_MAX_STATE = 2_000_000  # values in what the Trainer wrote of its progress
 
 
 def claims(names: frozenset[str]) -> bool:
@@ -94,8 +95,8 @@ def _config(source: Source) -> Mapping[str, object]:
     return _table(path) if path else {}
 
 
-def _table(path: str) -> Mapping[str, object]:
-    return mapping(read_json(path))
+def _table(path: str, values: int = MAX_SETTINGS) -> Mapping[str, object]:
+    return mapping(read_json(path, values))
 
 
 def _description(source: Source, base: Source, weights: Weights, model: Model) -> Description:
@@ -166,7 +167,7 @@ def _state(source: Source) -> Mapping[str, object]:
     if not path:
         return {}
     try:
-        return _table(path)
+        return _table(path, _MAX_STATE)
     except CheckpointError:
         return {}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tui_chat.checkpoint.files import Damaged, refused
-from tui_chat.checkpoint.source import read_json
+from tui_chat.checkpoint.source import MAX_VOCABULARY, read_json
 
 MAX_PIECES = 2**24
 
@@ -26,13 +26,13 @@ class WordPieces:
 
 def is_word_pieces(path: str) -> bool:
     """Whether the JSON file at `path` is such a tokenizer. Raises CheckpointError."""
-    said = read_json(path)
+    said = read_json(path, MAX_VOCABULARY)
     return isinstance(said, dict) and "stoi_to_token" in said
 
 
 def read_word_pieces(path: str) -> WordPieces:
     """The tokenizer.json at `path`. Raises CheckpointError."""
-    said = read_json(path)
+    said = read_json(path, MAX_VOCABULARY)
     try:
         return _word_pieces(said)
     except Damaged as error:

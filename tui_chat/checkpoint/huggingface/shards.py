@@ -25,6 +25,7 @@ _FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+MAX_INDEX = 500_000  # entries of an index
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.safetensors|\.bin)")
 # Never the weights of the model that config.json describes.
@@ -127,7 +128,9 @@ def _all_there(source: Source, shard: re.Match[str], chosen: tuple[str, ...]) ->
 
 
 def _indexed(source: Source, index: str) -> Weights:
-    where = mapping(mapping(read_json(os.path.join(source.folder, index))).get("weight_map"))
+    where = mapping(
+        mapping(read_json(os.path.join(source.folder, index), MAX_INDEX)).get("weight_map")
+    )
     name = shown_path(source.path)
     if not where or not all(isinstance(file, str) for file in where.values()):
         raise CheckpointError(f"cannot open {name}", f"{index} does not say which tensor is where")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tui_chat.checkpoint.archive import read_pickle_file
 from tui_chat.checkpoint.files import Damaged, refused, unopened
 from tui_chat.checkpoint.plain import Opaque, mapping
-from tui_chat.checkpoint.source import read_json
+from tui_chat.checkpoint.source import MAX_VOCABULARY, read_json
 
 # What nanochat puts before a conversation and around its turns.
 TURN_TOKENS = (
@@ -85,7 +85,7 @@ def _read(path: str, mtime_ns: int, size: int) -> PickledEncoding:
 
 def read_added(path: str) -> tuple[dict[str, int], int]:
     """The control tokens of a tokenizer.json, and how many ids it has. Raises CheckpointError."""
-    said = mapping(read_json(path))
+    said = mapping(read_json(path, MAX_VOCABULARY))
     pieces = mapping(mapping(said.get("model")).get("vocab"))
     added = said.get("added_tokens")
     rows = [mapping(row) for row in added] if isinstance(added, list) else []

@@ -1,0 +1,76 @@
+"""Limits that hold whatever else is limited, and small files that would take gigabytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tui_chat
+from tui_chat.checkpoint.catalog import describe
+from tui_chat.checkpoint.source import read_json
+from tui_chat.errors import CheckpointError
+from tui_chat.tokenizers.huggingface import open_huggingface
+
+GOOD = Path(__file__).parents[1] / "fixtures" / "hf-gpt2" / "v4-base"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_memory_stays_limited_where_all_programs_have_a_limit_already(tmp_path: Path) -> None:
+    """As under `ulimit -v`, which nobody may raise again."""
+    (tmp_path / "work.py").write_text(
+        "def answer(request, data):\n    return {'size': len(bytes(request['size']))}, b''\n"
+    )
+    code = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
+        "from tui_chat import child\n"
+        "child._folder_of = lambda package: package\n"
+        f"c = child.Child('work', ({str(tmp_path)!r},), seconds=2, megabytes=100)\n"
+        "for size in 60, 400, 60:\n"
+        "    try:\n"
+        "        print(c.call({'size': size << 20})[0])\n"
+        "    except child.Refused as error:\n"
+        "        print(error)\n"
+        "c.close()\n"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(Path(tui_chat.__file__).parent.parent))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    fits = f"{{'size': {60 << 20}}}"
+    assert done.stdout.splitlines() == [fits, "it takes too much memory", fits], done.stderr
+
+
+@pytest.mark.parametrize("item", ["{},", "[],", "1,"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
+def test_json_of_very_many_values_is_not_parsed(tmp_path: Path, name: str, item: str) -> None:
+    folder = Path(shutil.copytree(GOOD, tmp_path / "model"))
+    text = (folder / name).read_text("utf-8").rstrip()
+    (folder / name).write_text(text[:-1] + ',"x":[' + item * 5_000_000 + "1]}", "utf-8")
+    began = time.process_time()
+    try:
+        info = describe(str(folder))
+    except CheckpointError as error:
+        assert "config.json" in str(error) and "entries" in str(error)
+    else:
+        with pytest.raises(CheckpointError, match="entries"):
+            open_huggingface(str(folder / name)) if name == "tokenizer.json" else read_json(
+                str(folder / name)
+            )
+        assert info.format == "Hugging Face"
+    assert time.process_time() - began < 5
+
+
+def test_merges_of_very_many_lines_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1}))
+    (tmp_path / "merges.txt").write_text("a b\n" * 3_000_000)
+    with pytest.raises(CheckpointError, match="more merges"):
+        open_huggingface(str(tmp_path / "vocab.json"))
