@@ -9,6 +9,7 @@ import os
 from tui_chat.checkpoint.card import bytes_in_words, card, count, date, losses_in_words, notes
 from tui_chat.checkpoint.files import unopened
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
+from tui_chat.checkpoint.tokenizer_size import with_tokenizer_size
 from tui_chat.cli import options
 from tui_chat.cli.output import columns, hanging, labelled, table, write_json, write_line
 from tui_chat.display import one_line
@@ -31,6 +32,7 @@ def inspect(arguments: argparse.Namespace) -> int:
         from tui_chat.cli.inspect_check import preview
 
         sample = preview(info)
+    info = with_tokenizer_size(info)
     if arguments.json:
         report = info.as_dict()
         if check is not None:
