@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 from .conftest import BASE, CHAT, Run
@@ -90,3 +91,23 @@ def test_inspect_warns_of_a_tokenizer_with_more_ids_than_the_model_has(run: Run)
     (said,) = [text for text in found["warnings"] if "belong together" in text]
     assert "50,257 ids" in said and f"{found['spec']['vocab_size']:,} rows" in said
     assert said in " ".join(run("inspect", IDS_ONLY, "--tokenizer", "gpt2").out.split())
+
+
+def test_a_named_tokenizer_brings_its_stop_ids_to_the_models_own(run: Run, tmp_path: Path) -> None:
+    whole = FIXTURES / "hf-qwen3/v5-headdim"
+    said = json.loads((whole / "tokenizer.json").read_text())
+    ids = {row["content"]: row["id"] for row in said["added_tokens"]}
+    bare, other = tmp_path / "bare", tmp_path / "other"
+    for folder, names in (
+        (bare, ("model.safetensors",)),
+        (other, ("tokenizer.json", "tokenizer_config.json")),
+    ):
+        folder.mkdir()
+        for name in names:
+            shutil.copy(whole / name, folder)
+    config = json.loads((whole / "config.json").read_text())
+    for own in (ids["<|endoftext|>"], 7):
+        (bare / "config.json").write_text(json.dumps(config | {"eos_token_id": own}))
+        assert run("inspect", str(bare), "--json").json["stop_ids"] == [own]
+        done = run("inspect", str(bare), "--tokenizer", str(other), "--json")
+        assert done.json["stop_ids"] == [own, ids["<|im_end|>"]]

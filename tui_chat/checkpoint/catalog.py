@@ -10,6 +10,7 @@ from dataclasses import replace
 from tui_chat.checkpoint.description import finish
 from tui_chat.checkpoint.files import shown_path
 from tui_chat.checkpoint.formats import FORMATS, Format, claimed, claiming, plug_ins
+from tui_chat.checkpoint.hf_tokenizer import hf_tokenizer
 from tui_chat.checkpoint.hints import settings_file, template_hint, tokenizer_hint
 from tui_chat.checkpoint.info import CheckpointInfo, Run, TokenizerHint
 from tui_chat.checkpoint.nanochat.encodings import begin_and_ends, read_encoding
@@ -59,13 +60,18 @@ def describe(
     if tokenizer:
         warnings = tuple(text for text in warnings if "--tokenizer" not in text)
     if (hint.kind, hint.name) != (info.tokenizer.kind, info.tokenizer.name):
-        begin, ends = _controls(hint)  # the others were ids of the other tokenizer
-        info = replace(info, stop_ids=ends, text_start=begin)
+        begin, ends = _controls(hint)
+        # Of a checkpoint without a tokenizer they are the model's own, else the other tokenizer's.
+        own = info.stop_ids if info.tokenizer.kind == "none" else ()
+        known = (token for token in (*own, *ends) if token < info.spec.vocab_size)
+        info = replace(info, stop_ids=tuple(dict.fromkeys(known)), text_start=begin)
     return replace(info, tokenizer=hint, template=given, mode=mode, warnings=warnings)
 
 
 def _controls(hint: TokenizerHint) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What a given tokenizer begins and ends texts with, as far as its file alone tells."""
+    """What a given tokenizer begins and ends texts with, as far as its folder tells."""
+    if hint.kind in ("tokenizer.json", "sentencepiece"):
+        return (), hf_tokenizer(os.path.dirname(hint.path)).stop_ids
     if hint.kind != "nanochat":
         return (), ()
     return begin_and_ends(read_encoding(hint.path).known_special)
