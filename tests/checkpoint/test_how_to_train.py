@@ -131,6 +131,16 @@ def test_each_era_is_told_by_its_table(heads: int, halves: bool, tmp_path: Path)
     assert any("--config embed_scale" in note for note in info.defaults) is old
 
 
+@pytest.mark.parametrize("heads", [1, 3, 6, 12])
+def test_the_weeks_between_are_opened_by_name(heads: int, tmp_path: Path) -> None:
+    """Tables of neighbours, heads turned by halves: the code between 2026-05-10 and 2026-06-23."""
+    written = trained(heads=heads, halves=False)
+    path = saved(tmp_path, written)
+    wanted = reference(written, heads, halves=True)
+    found = logits(path, n_head=heads, rope_layout="mismatched")
+    torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+
+
 def test_the_two_layouts_differ_so_that_telling_them_matters(tmp_path: Path) -> None:
     path = saved(tmp_path, trained())
     assert (logits(path) - logits(path, rope_layout="half")).abs().max() > 0.01

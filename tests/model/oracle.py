@@ -152,6 +152,9 @@ class Oracle:
         half = spec.rotary_dim // 2
         for position in range(x.shape[0]):
             for j in range(half):
+                if spec.rope_layout == "mismatched":
+                    self.turn_each(out, position, j, half, theta)
+                    continue
                 f = frequency(theta ** (-2 * j / spec.rotary_dim), j, theta, scaling, spec)
                 turn = size * cmath.exp(1j * spec.rope_sign * position * f)
                 a, b = (j, j + half) if spec.rope_layout == "half" else (2 * j, 2 * j + 1)
@@ -159,6 +162,13 @@ class Oracle:
                 out[position, :, a] = first * turn.real - second * turn.imag
                 out[position, :, b] = first * turn.imag + second * turn.real
         return out.view(x.shape)
+
+    def turn_each(self, out: Tensor, position: int, j: int, half: int, theta: float) -> None:
+        """y[i] = x[i] cos(i // 2) + rotated_half(x)[i] sin(i // 2), for i = j and j + half."""
+        first, second = out[position, :, j].clone(), out[position, :, j + half].clone()
+        angles = [position * theta ** (-2 * (i // 2) / (2 * half)) for i in (j, j + half)]
+        out[position, :, j] = first * math.cos(angles[0]) - second * math.sin(angles[0])
+        out[position, :, j + half] = second * math.cos(angles[1]) + first * math.sin(angles[1])
 
 
 def frequency(

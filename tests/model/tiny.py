@@ -102,6 +102,7 @@ SPECS: dict[str, ModelSpec] = {
     ),
     "learned-positions-scaled-embedding": ModelSpec(**SMALL, embed_scale=2.0),
     "softcapped-with-learned-positions": ModelSpec(**SMALL, attention_softcap=1.5),
+    "mismatched-rotary": ModelSpec(**SMALL, **ROPE, rope_layout="mismatched"),
     "yarn": ModelSpec(
         **SMALL,
         **ROPE,

@@ -78,7 +78,11 @@ def _positions(spec: ModelSpec) -> Iterable[str]:
     if spec.position == "none":
         yield "none"
         return
-    layout = {"half": "halves turned together", "interleaved": "neighbours turned together"}
+    layout = {
+        "half": "halves turned together",
+        "interleaved": "neighbours turned together",
+        "mismatched": "halves turned by the angles of neighbours",
+    }
     yield f"rotary, base {spec.rope_theta:,.6g}"
     yield layout[spec.rope_layout] + ("" if spec.rope_sign == 1 else ", backwards")
     if spec.rotary_dim != spec.head_dim:

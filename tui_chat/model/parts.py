@@ -35,7 +35,7 @@ from tui_chat.model.linear import (
     Table,
 )
 from tui_chat.model.mixture import mixture
-from tui_chat.model.rotary import Rotary, paired, qk_norm, rotaries, rotate
+from tui_chat.model.rotary import Rotary, paired, qk_norm, rotaries, rotate, rotate_mismatched
 from tui_chat.model.spec import ModelSpec
 
 
@@ -120,7 +120,8 @@ class Parts(NamedTuple):
         if normed is not None and self.spec.qk_norm == "before_rope":
             normed(qk)
         if angles is not None:
-            rotate(qk, angles)
+            turn = rotate_mismatched if self.spec.rope_layout == "mismatched" else rotate
+            turn(qk, angles)
         if normed is not None and self.spec.qk_norm == "after_rope":
             normed(qk)
 

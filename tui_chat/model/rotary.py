@@ -85,9 +85,23 @@ def _rotary(
         # float32 angles, as training code computes them, differ from these by less than its own
         # rounding.
         angle = torch.outer(positions, frequency) * spec.rope_sign
+        if spec.rope_layout == "mismatched":
+            return _mismatched(angle) * size
         return torch.polar(torch.full_like(angle, size), angle)
 
     return Rotary(made, spec.context_length, device)
+
+
+def _mismatched(angle: Tensor) -> Tensor:
+    """For angles (T, n) of neighbours, when number j is turned with number j + n all the same.
+
+    The two of a pair then turn by different angles: z becomes z a + conj(z) b. (T, 2 n): a, then b.
+    """
+    n = angle.shape[1]
+    first, second = (angle[:, (torch.arange(n) + start) // 2] for start in (0, n))
+    a = torch.complex(first.cos() + second.cos(), first.sin() + second.sin())
+    b = torch.complex(first.cos() - second.cos(), second.sin() - first.sin())
+    return torch.cat([a, b], dim=1) / 2
 
 
 def _scaled(frequency: Tensor, theta: float, scaling: RopeScaling, spec: ModelSpec) -> Tensor:
@@ -143,6 +157,16 @@ def paired(spec: ModelSpec, rows: Tensor, heads: int) -> Tensor:
     )
     picks = (torch.arange(heads)[:, None] * spec.head_dim + order).reshape(-1)
     return rows[picks.to(rows.device)]
+
+
+def rotate_mismatched(heads: Tensor, rows: Tensor) -> Tensor:
+    """Turn (T, heads, head_dim) by rows of `_mismatched` (T, 1, rotary_dim)."""
+    turned = heads[..., : rows.shape[-1]]
+    wide = turned.to(torch.float32, copy=True).contiguous()
+    pairs, (a, b) = wide.view(torch.complex64), rows.chunk(2, dim=-1)
+    pairs.copy_(pairs * a + pairs.conj() * b)
+    turned.copy_(wide)
+    return heads
 
 
 def rotate(heads: Tensor, rows: Tensor) -> Tensor:

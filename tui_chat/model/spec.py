@@ -16,7 +16,7 @@ from tui_chat.errors import CheckpointError
 
 Norm = Literal["layernorm", "rmsnorm"]
 Position = Literal["learned", "rope", "none"]
-RopeLayout = Literal["half", "interleaved"]
+RopeLayout = Literal["half", "interleaved", "mismatched"]
 LayerRope = Literal["main", "local", "none"]
 QKNorm = Literal["none", "before_rope", "after_rope"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu"]
@@ -71,7 +71,9 @@ class ModelSpec:
     rows of the embedding. `family` names a file of model/families/ where the fields below do not
     suffice; `options` is for that file alone.
 
-    Rotary positions turn the first `rotary_dim` numbers of a head; `layer_rope[i]` says by which
+    Rotary positions turn the first `rotary_dim` numbers of a head: j with its neighbour
+    (interleaved), or with j + rotary_dim / 2 (half); "mismatched" turns halves by the angles of
+    neighbours, as a trainer did by mistake for some weeks. `layer_rope[i]` says by which
     frequencies layer i does: those of `rope_theta` and `rope_scaling`, those of `rope_local_theta`
     without scaling, or not at all (an empty tuple: all main). Attention scores are q·k *
     `attention_scale` (None: 1/√head_dim) * qk_scale², softcapped by `attention_softcap`; `qk_norm`

@@ -128,7 +128,9 @@ def one_token(parts: Parts) -> Step:
 def _turn(parts: Parts, qk: Tensor) -> Callable[[Block], Callable[[Tensor | None], None] | None]:
     """How q and k of a layer are normed and turned where they stand, None if they are not."""
     spec = parts.spec
-    simple = parts.dtype == torch.float32 and spec.head_dim % 2 == 0
+    simple = (
+        parts.dtype == torch.float32 and spec.head_dim % 2 == 0 and spec.rope_layout != "mismatched"
+    )
     pairs = (
         qk[..., : spec.rotary_dim].view(torch.complex64)
         if simple and spec.position == "rope"

@@ -202,7 +202,8 @@ def _layout(source: Source, table: TensorRef | None, width: int, notes: Notes) -
     elif table.shape[1] >= 4:
         notes.inferred.append(
             "the rotary table is that of files since 2026-05-10, and read as since 2026-06-23; "
-            "the code between the two dates turned heads in another way, which cannot be told"
+            "the code between the two dates turned heads in another way, which cannot be told: "
+            "for such a file, give --config rope_layout=mismatched"
         )
     return "interleaved"
 
