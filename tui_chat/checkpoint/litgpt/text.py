@@ -30,8 +30,7 @@ def describe_text(folder: str, model: str, rows: int, found: Description) -> Non
             "weights, or name it with --tokenizer; until then only ids are shown"
         )
         return
-    # litgpt draws from all rows of the output, also those beyond the tokenizer's ids.
-    found.tokenizer = replace(tokenizer.hint, vocab_size=rows)
+    found.tokenizer = tokenizer.hint
     said = _tokens(folder)
     bos, eos = _named(said, "bos_token"), _named(said, "eos_token")
     add_bos = _adds_bos(folder, said)
