@@ -62,7 +62,7 @@ class Checkpoint:
 
     def next_logits(self, ids: Sequence[int]) -> Tensor:
         """Logits after `ids`: (vocab_size,) float32 on the CPU, where vocab_size is the
-        tokenizer's.
+        tokenizer's. Of more ids than the context holds only the last count.
         """
         return self.lane.next_logits(ids)
 
