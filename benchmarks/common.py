@@ -217,9 +217,9 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def bandwidth() -> float:
+def bandwidth(clock: Callable[[], float] = time.perf_counter) -> float:
     """Bytes a second that this CPU reads from memory with the threads in use."""
-    return read_bandwidth(torch.device("cpu"))
+    return read_bandwidth(torch.device("cpu"), clock)
 
 
 def free() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from tui_chat.engine.generate import prefill
 
 PRECISIONS = ("float32", "float16", "int8")
 AGAINST = {"float32": "llama.cpp F32", "float16": "llama.cpp F16", "int8": "llama.cpp Q8_0"}
+Widths = dict[str, list[float]]  # clock -> bytes a second in each round
 Times = dict[str, list[float]]  # way -> seconds in each round
 UNCACHED = 2  # tokens a round: each costs as much as a prompt
 LOGPROB_OFF = {"F32": 0.01, "F16": 0.02, "Q8_0": 0.2}  # most a peer may differ in the likeliest's
@@ -94,18 +96,19 @@ class Ways:
             elif "16" not in name and "int8" not in name and way(prompt, 4).ids != wanted:
                 raise SystemExit(f"{name} computes another model: other tokens")
 
-    def run(self, prompt: list[int], rounds: int, count: int) -> tuple[Any, list[float]]:
-        """Rounds of each way, and the bandwidth in each round."""
+    def run(self, prompt: list[int], rounds: int, count: int) -> tuple[Any, Widths]:
+        """Rounds of each way, and the bandwidth in each round by both clocks."""
         found: dict[str, list[Round]] = {name: [] for name in self.ways}
-        widths = []
+        widths: Widths = {"wall": [], "cpu": []}
         for number in range(rounds + 1):
-            width = bandwidth()
+            width = bandwidth(), bandwidth(time.process_time)
             for name, way in self.ways.items():
                 made = way(prompt, UNCACHED if name == "without a cache" else count)
                 if number:  # the first one warms up
                     found[name].append(made)
             if number:
-                widths.append(width)
+                widths["wall"].append(width[0])
+                widths["cpu"].append(width[1])
         return found, widths
 
 
@@ -132,7 +135,7 @@ def summary(
     shape: Shape,
     weights: Weights,
     found: dict[str, list[Round]],
-    widths: list[float],
+    widths: Widths,
     behind: int,
 ) -> dict[str, Any]:
     """Medians, and the ratios of "wall" and of "cpu" time."""
@@ -141,10 +144,10 @@ def summary(
     cpu_token = {name: [made.token_cpu for made in rounds] for name, rounds in found.items()}
     cpu_first = {name: [made.first_cpu for made in rounds] for name, rounds in found.items()}
 
-    def ratios(token: Times, first: Times, precision: str) -> dict[str, float | None]:
+    def ratios(clock: str, token: Times, first: Times, precision: str) -> dict[str, float | None]:
         ours = f"tui-chat {precision}"
         need = bytes_read(shape, weights, precision) + cache_bytes(shape, behind)
-        shares = [need / width / one for width, one in zip(widths, token[ours], strict=True)]
+        shares = [need / width / one for width, one in zip(widths[clock], token[ours], strict=True)]
         return {
             "share_of_limit": median(shares),
             "times_without_a_cache": times(token, ours, "without a cache"),
@@ -157,14 +160,15 @@ def summary(
 
     return {
         "parameters": sum(t.numel() for t in weights.values()),
-        "bandwidth": median(widths),
+        "bandwidth": median(widths["wall"]),
+        "bandwidth_cpu": median(widths["cpu"]),
         "tokens_per_second": {name: 1 / median(all_) for name, all_ in wall_token.items()},
         "token_cpu_ms": {name: 1e3 * median(all_) for name, all_ in cpu_token.items()},
         "first_token_ms": {name: 1e3 * median(all_) for name, all_ in wall_first.items()},
         "first_token_cpu_ms": {name: 1e3 * median(all_) for name, all_ in cpu_first.items()},
         "ratios": {
-            "wall": {one: ratios(wall_token, wall_first, one) for one in PRECISIONS},
-            "cpu": {one: ratios(cpu_token, cpu_first, one) for one in PRECISIONS},
+            "wall": {one: ratios("wall", wall_token, wall_first, one) for one in PRECISIONS},
+            "cpu": {one: ratios("cpu", cpu_token, cpu_first, one) for one in PRECISIONS},
         },
     }
 
@@ -179,11 +183,11 @@ def times(of: Times, ours: str, theirs: str) -> float | None:
 def show(row: dict[str, Any]) -> None:
     print(
         f"\n{row['shape']}, prompt {row['prompt']}, {row['parameters'] / 1e6:.1f}M parameters, "
-        f"memory {row['bandwidth'] / 1e9:.1f} GB/s"
+        f"memory {row['bandwidth'] / 1e9:.1f} GB/s, by CPU time {row['bandwidth_cpu'] / 1e9:.1f}"
     )
-    print(f"{'':52} x transformers   x llama.cpp")
+    print(f"{'':58} x transformers   x llama.cpp")
     print(
-        f"{'':22} {'first ms':>9} {'tok/s':>9} {'of limit':>9}"
+        f"{'':22} {'first ms':>9} {'tok/s':>9} {'of limit (CPU)':>15}"
         f" {'wall':>6} {'CPU':>6} {'wall':>6} {'CPU':>6}  CPU ms a token"
     )
     for name, rate in row["tokens_per_second"].items():
@@ -192,8 +196,11 @@ def show(row: dict[str, Any]) -> None:
         wall, cpu = (
             row["ratios"][clock][name.split()[1]] if ours else {} for clock in ("wall", "cpu")
         )
-        share = wall.get("share_of_limit")
-        line += f" {'' if share is None else f'{share:.0%}':>9}"
+        if ours:
+            by_cpu = f"({cpu['share_of_limit']:.0%})"
+            line += f" {wall['share_of_limit']:8.0%} {by_cpu:>6}"
+        else:
+            line += " " * 16
         for key in ("times_transformers", "times_llama_cpp"):
             for clock in (wall, cpu):
                 ratio = clock.get(key)

@@ -102,10 +102,11 @@ def decode(figures: Figures) -> Iterator[str]:
     yield where(figures["machine"])
     if clock(figures) == "cpu":
         yield "The machine was busy: ratios and shares are those of CPU time.\n"
+    width = "bandwidth" if clock(figures) == "wall" else "bandwidth_cpu"
     for row in figures["rows"]:
         yield (
             f"{row['shape']}, {row['parameters'] / 1e6:.1f}M parameters, prompt {row['prompt']}, "
-            f"memory {row['bandwidth'] / 1e9:.1f} GB/s:\n"
+            f"memory {row[width] / 1e9:.1f} GB/s:\n"
         )
         lines = []
         for way, tokens in row["tokens_per_second"].items():

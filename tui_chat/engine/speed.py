@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -136,24 +138,38 @@ def _share_read(loaded: LoadedCheckpoint) -> float:
     return part / max(1, sum(sizes.values()))
 
 
-def read_bandwidth(device: torch.device) -> float:
-    """Bytes a second that weights can be read at: on a CPU by a plain sum, with the threads that
-    are set; on a GPU half of what a copy moves back and forth."""
+def read_bandwidth(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Bytes a second that weights can be read at: on a CPU by a plain sum over large pages, with
+    the threads that are set; on a GPU half of what a copy moves back and forth. `clock` counts
+    seconds."""
     if device.type == "cpu":
-        numbers = torch.ones(READ // 4)
-        return READ / min(_times(lambda: numbers.sum(), lambda: None))
+        room = _large_pages(READ)
+        numbers = torch.frombuffer(room, dtype=torch.float32).fill_(1.0)
+        return READ / min(_times(lambda: numbers.sum(), lambda: None, clock))
     wait = torch.cuda.synchronize if device.type == "cuda" else torch.mps.synchronize
     source = torch.empty(COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * COPIED / min(_times(lambda: target.copy_(source), wait))
+    return 2 * COPIED / min(_times(lambda: target.copy_(source), wait, clock))
 
 
-def _times(run: Callable[[], object], wait: Callable[[], object]) -> list[float]:
+def _large_pages(size: int) -> mmap.mmap:
+    """Memory in as large pages as the system gives: crossing small ones costs up to a third."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return mmap.mmap(-1, size)
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):
+        room.madvise(mmap.MADV_HUGEPAGE)
+    return room
+
+
+def _times(
+    run: Callable[[], object], wait: Callable[[], object], clock: Callable[[], float]
+) -> list[float]:
     found = []
     for _ in range(7):
         wait()
-        began = time.perf_counter()
+        began = clock()
         run()
         wait()
-        found.append(time.perf_counter() - began)
+        found.append(clock() - began)
     return found
