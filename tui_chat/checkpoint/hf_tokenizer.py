@@ -277,7 +277,12 @@ def around_vocabulary(path: str) -> Mapping[str, object]:
         try:
             if file.size > MAX_TEXT:
                 raise Damaged(f"it has {file.size:,} bytes, more than a tokenizer has")
-            return dict(_entries(file.read(0, file.size).decode("utf-8"), until="model"))
+            raw = file.read(0, file.size)
+            if len(raw) > MAX_VOCABULARY and sum(map(raw.count, (b",", b"[", b"{"))) > (
+                MAX_VOCABULARY
+            ):
+                raise Damaged(f"it has more than {MAX_VOCABULARY:,} entries")
+            return dict(_entries(raw.decode("utf-8"), until="model"))
         except UnicodeDecodeError:
             raise refused(path, Damaged("it is not UTF-8")) from None
         except RecursionError:

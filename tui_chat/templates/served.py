@@ -147,7 +147,11 @@ class _Rendering:
             {**m, "content": self.masked(m["content"], m["role"], table)} for m in messages
         ]
         masked = self.text(masked_messages, variables, ask)
-        if masked.translate(back) != plain and self.same_controls(masked, plain):
+        if (
+            masked.translate(back) != plain
+            and self.same_controls(masked, plain)
+            and self.says_none(messages, masked_messages)
+        ):
             # The template looked into a text; nothing in it spells a control token, though.
             masked = plain
         tail, places, lost = self.structure(masked, masked_messages, messages, variables, ask)
@@ -180,6 +184,13 @@ class _Rendering:
 
     def same_controls(self, masked: str, plain: str) -> bool:
         return self.pattern.findall(masked) == self.pattern.findall(plain)
+
+    def says_none(self, messages: Sequence[Message], masked: Sequence[Message]) -> bool:
+        """Whether no message spells a control token, alone or with its neighbours. A template that
+        leaves its own away for one in a message would otherwise let that stand for it."""
+        texts, safe = ([m["content"] for m in some] for some in (messages, masked))
+        pairs = [*zip(texts, safe, strict=True), ("".join(texts), "".join(safe))]
+        return all(self.same_controls(hidden, text) for text, hidden in pairs)
 
     def parts(self, masked: str, back: Mapping[int, Any]) -> list[str | list[str]]:
         """The result cut into text and control tokens, these as lists of one."""
