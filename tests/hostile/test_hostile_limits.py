@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -74,3 +75,39 @@ def test_merges_of_very_many_lines_are_refused(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_text("a b\n" * 3_000_000)
     with pytest.raises(CheckpointError, match="more merges"):
         open_huggingface(str(tmp_path / "vocab.json"))
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def _list(kind: int, count: int, raw: bytes) -> bytes:
+    return struct.pack("<IIQ", 9, kind, count) + raw
+
+
+@pytest.mark.parametrize(
+    ("keys", "tensors", "value"),
+    [
+        (20_000, 0, _list(7, 4000, b"\1" * 4000)),
+        (300, 0, struct.pack("<I", 8) + _text("x" * 300_000)),
+        (1, 0, _list(8, 3_000_000, bytes(24_000_000))),
+        (0, 200_000, b""),
+    ],
+    ids=["numbers", "texts", "vocabulary", "tensors"],
+)
+def test_a_gguf_header_keeps_no_more_than_it_may(
+    tmp_path: Path, keys: int, tensors: int, value: bytes
+) -> None:
+    path = tmp_path / "model.gguf"
+    places = b"".join(
+        _text(f"t{n}") + struct.pack("<IQIQ", 1, 8, 0, 32 * n) for n in range(tensors)
+    )
+    with path.open("wb") as file:
+        file.write(b"GGUF" + struct.pack("<IQQ", 3, tensors, keys))
+        for n in range(keys):
+            file.write(_text(f"key{n}") + value)
+        file.write(places + bytes(32 * tensors + 64))
+    began = time.process_time()
+    with pytest.raises(CheckpointError, match=r"more than|cannot be"):
+        describe(str(path))
+    assert time.process_time() - began < 3

@@ -27,10 +27,11 @@ from tui_chat.checkpoint.tensors import (
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_KEYS = 100_000
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 100_000
 MAX_NAME = 1024  # bytes of the name of a key or a tensor
 MAX_TEXT = 16 * 1024 * 1024  # bytes of one value; a chat template is the longest
-MAX_LIST = 2**24  # entries, far above any vocabulary
+MAX_LIST = 2**21  # entries, far above any vocabulary
+MAX_KEPT = 64 * 1024 * 1024  # bytes of all values and names that are kept, about
 _EAGER = 4096  # entries of a list that is read at once
 _WINDOW = 1024 * 1024
 _LENGTH = struct.Struct("<Q")
@@ -169,6 +170,7 @@ class _Cursor:
         self.at = at
         self.window = b""
         self.begin = at
+        self.kept = 0
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes."""
@@ -193,10 +195,17 @@ class _Cursor:
         size = self.length()
         if size > most:
             raise Damaged(f"a text in its header has {size:,} bytes, which cannot be")
+        self.keep(size)
         try:
             return self.take(size).decode("utf-8")
         except UnicodeDecodeError:
             raise Damaged("a text in its header is not UTF-8") from None
+
+    def keep(self, count: int) -> None:
+        """Count what stays in memory: many values of a fair size would fill it."""
+        self.kept += count
+        if self.kept > MAX_KEPT:
+            raise Damaged(f"its header has more than {MAX_KEPT:,} bytes of settings")
 
     def skip(self, count: int) -> None:
         if count > self.file.size - self.at:
@@ -245,6 +254,7 @@ def _value(at: _Cursor) -> object:
 def _entries(at: _Cursor, kind: int, count: int) -> list[object]:
     if kind == _TEXT:
         return [at.text() for _ in range(count)]
+    at.keep(8 * count)
     layout = f"<{count}{_NUMBERS[kind]}"
     return list(struct.unpack(layout, at.take(struct.calcsize(layout))))
 
