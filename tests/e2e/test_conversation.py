@@ -175,7 +175,8 @@ def test_a_signal_in_the_middle_of_a_reply_restores_the_terminal_and_keeps_it(
     say(app, "QUEEN")
     app.wait_for("writing")
     os.kill(app.process.pid, number)
-    assert app.wait_end() == 128 + number
+    status = app.wait_end()
+    assert status == 128 + number, app.text()
     assert app.restored()
     again = open_app(BASE)
     again.press("ctrl+home")

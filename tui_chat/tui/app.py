@@ -41,6 +41,8 @@ from tui_chat.tui.rows import ChatRow
 from tui_chat.tui.screens.chat import ChatScreen
 from tui_chat.tui.theme import DEFAULT_THEME, LIGHT_THEME, load_themes, token_defaults
 
+log = logging.getLogger(__name__)
+
 
 class Program:
     """What lives as long as the process: places, settings, saved chats. The screen's `Services` and
@@ -255,6 +257,14 @@ class TuiChat(App[int]):
             panel_open=program.state.panel_open,
             in_screen=self._in_screen,
         )
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Textual's edge: what nobody caught is in the log too. While the app is ending anyway, a
+        widget that is gone is no reason to end in another way.
+        """
+        log.error("an exception reached the app", exc_info=error)
+        if not self._exit:
+            super()._handle_exception(error)
 
     # ---- theme and text safety
 
