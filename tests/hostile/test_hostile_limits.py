@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 import tui_chat
-from tui_chat.checkpoint.catalog import describe
-from tui_chat.checkpoint.source import read_json
+from tui_chat.checkpoint.catalog import describe, scan
+from tui_chat.checkpoint.files import Damaged
+from tui_chat.checkpoint.source import Source, read_json
+from tui_chat.checkpoint.yaml_file import parse_yaml
 from tui_chat.errors import CheckpointError
 from tui_chat.tokenizers.huggingface import open_huggingface
 
@@ -111,3 +113,40 @@ def test_a_gguf_header_keeps_no_more_than_it_may(
     with pytest.raises(CheckpointError, match=r"more than|cannot be"):
         describe(str(path))
     assert time.process_time() - began < 3
+
+
+def test_thousands_of_files_that_are_nothing_are_scanned_soon(tmp_path: Path) -> None:
+    for n in range(5000):
+        (tmp_path / f"f{n}.pt").write_bytes(b"PK\3\4....")
+    os.utime(tmp_path, (1e9, 1e9))
+    began = time.process_time()
+    (run,) = scan([str(tmp_path)])
+    assert len(run.checkpoints) == 5000 and all(entry.error for entry in run.checkpoints)
+    assert time.process_time() - began < 5
+
+
+def test_a_directory_is_seen_anew_once_it_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    os.utime(tmp_path, (1e9, 1e9))
+    assert Source(str(tmp_path / "a")).files == {"a"}
+    (tmp_path / "b").touch()
+    assert Source(str(tmp_path / "a")).files == {"a", "b"}
+    os.utime(tmp_path, (1e9, 2e9))
+    assert Source(str(tmp_path / "a")).files == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "a/" * 5000, "\x1b]0;x\x07", "/dev/zero"])
+def test_a_base_that_no_file_can_be_called_is_not_found(tmp_path: Path, name: str) -> None:
+    lora = GOOD.parents[1] / "hf-lora" / "llama"
+    folder = Path(shutil.copytree(lora, tmp_path / "adapter"))
+    path = folder / "adapter_config.json"
+    said = json.loads(path.read_text("utf-8")) | {"base_model_name_or_path": name}
+    path.write_text(json.dumps(said), "utf-8")
+    with pytest.raises(CheckpointError, match="is not here") as caught:
+        describe(str(folder))
+    assert str(caught.value).isprintable()
+
+
+def test_a_character_beyond_unicode_in_yaml_is_refused() -> None:
+    with pytest.raises(Damaged, match="not YAML"):
+        parse_yaml(b'name: "\\UFFFFFFFF"')

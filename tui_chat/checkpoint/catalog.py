@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,7 +91,7 @@ def _recognised(
                 "it looks like a checkpoint directory, but none of the formats recognises it",
             )
         return source, form
-    owners = claiming(FORMATS, source.files)
+    owners = _owners(source.files)
     form, error = _surest(source, FORMATS, sure=0.9 if owners else 0.5)
     if form is None and owners:
         folder = Source(source.folder, config=settings, config_file=config_file)
@@ -103,6 +104,12 @@ def _recognised(
     if form is None:
         raise error or _unknown(source)
     return source, form
+
+
+@functools.lru_cache(maxsize=4)
+def _owners(names: frozenset[str]) -> tuple[Format, ...]:
+    """The formats to which a directory with these names belongs; asked once for all its files."""
+    return claiming(FORMATS, names)
 
 
 def _surest(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from typing import NoReturn
 
 from tui_chat.checkpoint.archive import Archive, parse_json, read_archive
 from tui_chat.checkpoint.files import Damaged, RegularFile, refused
 from tui_chat.checkpoint.plain import mapping
+from tui_chat.errors import CheckpointError
 
 MAX_TEXT = 64 * 1024 * 1024
 MAX_LISTED = 20_000
+_SETTLED = 2.0  # seconds without a change in a directory
 MAX_SETTINGS = 200_000  # values in a JSON file of settings
 MAX_VOCABULARY = 4_000_000  # values in one with a vocabulary and merges
 
@@ -37,10 +42,19 @@ class Source:
         self.config = dict(config or {})
         self.config_file = config_file and os.path.abspath(os.path.expanduser(config_file))
 
-    @cached_property
+    @property
     def archive(self) -> Archive:
         """The file itself. Raises CheckpointError; a directory has no archive of its own."""
-        return read_archive(self.path)
+        return self._archive()
+
+    @cached_property
+    def _archive(self) -> Callable[[], Archive]:
+        """The file or why it cannot be read, which each of the formats asks for."""
+        try:
+            found = read_archive(self.path)
+        except CheckpointError as error:
+            return functools.partial(_raise, error)
+        return lambda: found
 
     @property
     def root(self) -> Mapping[str, object]:
@@ -51,7 +65,14 @@ class Source:
     @cached_property
     def files(self) -> frozenset[str]:
         """Names of what lies in the directory, or beside the file."""
-        return frozenset(_names(self.folder))
+        try:
+            status = os.stat(self.folder)
+        except (OSError, ValueError):
+            return frozenset()
+        # What has just changed may change again within one tick of the file system's clock.
+        if time.time() - status.st_mtime < _SETTLED:
+            return frozenset(_names(self.folder))
+        return _listed(self.folder, status.st_dev, status.st_ino, status.st_mtime_ns)
 
     def near(self, *parts: str) -> str:
         """The path of a regular file given relative to the checkpoint's folder, "" if there is
@@ -96,6 +117,16 @@ def _parse_toml(raw: bytes) -> object:
         return tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise Damaged(f"it is not TOML ({str(error)[:80]})") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _listed(folder: str, device: int, inode: int, changed: int) -> frozenset[str]:
+    """The names in a directory in one state, listed once for all of its files."""
+    return frozenset(_names(folder))
+
+
+def _raise(error: CheckpointError) -> NoReturn:
+    raise error.with_traceback(None)
 
 
 def _names(folder: str) -> Iterator[str]:

@@ -36,7 +36,7 @@ def parse_yaml(raw: bytes) -> object:
         return _Reader(raw).document()
     except UnicodeDecodeError:
         raise Damaged("it is not UTF-8") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, Damaged):
             raise
         first = (str(error).splitlines() or [""])[0]

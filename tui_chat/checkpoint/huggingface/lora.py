@@ -207,7 +207,11 @@ def _base(source: Source, said: Mapping[str, object]) -> tuple[Source, str]:
     else:
         places = _places(source.folder, name)
     for path in places:
-        if os.path.realpath(path) == os.path.realpath(source.folder):
+        try:
+            itself = os.path.realpath(path) == os.path.realpath(source.folder)
+        except (OSError, ValueError):  # no name of a file can be so
+            continue
+        if itself:
             continue
         if os.path.isfile(os.path.join(path, "config.json")):
             base = Source(path, config=config)
