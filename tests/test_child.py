@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tui_chat
 from tui_chat.child import Child, Ended, Refused
 
 SERVED = """
-import os, sys, time
+import os, socket, sys, time
 openings = 0
 
 def answer(request, data):
@@ -39,6 +40,10 @@ def answer(request, data):
         case "write":
             with open(request["path"], "w") as file:
                 file.write("x" * 5000)
+        case "read":
+            return {"text": open(os.devnull).read()}, b""
+        case "connect":
+            socket.socket().connect(("127.0.0.1", 9))
         case "fork":
             return {"pid": os.fork()}, b""
         case "print":
@@ -204,3 +209,56 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return status != "Z"
+
+
+def test_it_can_open_and_connect_nothing(worker: Child) -> None:
+    for request in ("read", "connect"):
+        with pytest.raises(Refused, match="Too many open files"):
+            worker.call({"do": request})
+
+
+def test_a_process_that_died_does_not_end_a_program_that_ends_by_broken_pipes(
+    served: str, tmp_path: Path
+) -> None:
+    code = (
+        "import signal, sys\n"
+        f"sys.path.append({str(tmp_path)!r})\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "from tui_chat.child import Child, Ended\n"
+        f"c = Child({served!r}, ('served_here',), seconds=1, megabytes=100)\n"
+        "c.start()\n"
+        "c._ready = lambda: None\n"  # as when it dies just now
+        "c._process.kill()\n"
+        "c._process.wait()\n"
+        "try:\n"
+        "    c.call({'do': 'echo', 'text': ''}, bytes(1_000_000))\n"
+        "except Ended as error:\n"
+        "    print(error, signal.SIGPIPE in signal.sigpending())\n"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(Path(tui_chat.__file__).parent.parent))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "it brought down the process that read it False\n", done.stderr
+
+
+def test_it_ends_with_the_object_that_it_works_for(served: str) -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.child = Child(
+                served, ("served_here",), seconds=1, megabytes=100, opening=self.opening
+            )
+            self.child.start()
+
+        def opening(self) -> tuple[dict[str, object], bytes]:
+            return {"do": "open"}, b""
+
+    gc.disable()  # a cycle of references would keep it
+    try:
+        owner = Owner()
+        process = owner.child._process
+        assert process is not None and process.poll() is None
+        del owner
+        assert process.poll() is not None
+    finally:
+        gc.enable()

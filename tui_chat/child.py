@@ -22,7 +22,8 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import MethodType
 from typing import IO, NoReturn
 
 Request = tuple[Mapping[str, object], bytes]
@@ -47,10 +48,12 @@ class Ended(Exception):
 class Child:
     """One process that runs `module`, which needs the top-level `packages` as well.
 
-    The module has a function `answer(request, data) -> (reply, data)` and may raise anything.
+    The module has a function `answer(request, data) -> (reply, data)`, which may raise anything,
+    and where it needs one a function `prepare()`: after that it can open and import nothing more.
     `seconds` of processor time and `megabytes` beyond what it takes idle are the limits of each
-    request. `opening` makes a request that every new process gets first, "" for none. For several
-    threads; requests wait for each other.
+    request. `opening` makes a request that every new process gets first; a method is held weakly,
+    so that the process ends with the object that has it. For several threads; requests wait for
+    each other.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Child:
         self._packages = packages
         self._seconds = seconds
         self._megabytes = megabytes
-        self._opening = opening
+        self._opening: Callable[[], Callable[[], Request] | None] = (
+            weakref.WeakMethod(opening) if isinstance(opening, MethodType) else lambda: opening
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -100,7 +105,8 @@ class Child:
         if self._process is not None and self._process.poll() is None:
             return {}, b""
         self._end()
-        opening = self._opening() if self._opening is not None else None
+        make = self._opening()
+        opening = make() if make is not None else None
         self._process = _started(self._module, self._packages)
         self._finalizer = weakref.finalize(self, _kill, self._process)
         try:
@@ -128,7 +134,8 @@ class Child:
         timer.start()
         try:
             limits = {"seconds": seconds, "megabytes": megabytes}
-            _write(process.stdin, {**request, **limits}, data)
+            with _unsignalled():
+                _write(process.stdin, {**request, **limits}, data)
             reply, back = _read(process.stdout)
         except (OSError, ValueError, EOFError):
             process.kill()
@@ -194,6 +201,22 @@ def _folder_of(package: str) -> str:
     return os.path.dirname(os.path.dirname(os.path.abspath(spec.origin)))
 
 
+@contextlib.contextmanager
+def _unsignalled() -> Iterator[None]:
+    """In here a pipe whose reader is gone is an error, also where this program ends by SIGPIPE
+    like any filter."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE not in before and signal.SIGPIPE in signal.sigpending():
+            signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _write(pipe: IO[bytes], head: Mapping[str, object], data: bytes) -> None:
     text = json.dumps(head).encode()
     pipe.write(_LENGTHS.pack(len(text), len(data)) + text)
@@ -221,13 +244,15 @@ def _exactly(pipe: IO[bytes], count: int) -> bytes:
 
 def _serve(module: str, folders: list[str]) -> NoReturn:
     sys.path += folders
-    answer = importlib.import_module(module).answer
+    served = importlib.import_module(module)
+    answer = served.answer
+    getattr(served, "prepare", lambda: None)()
     # Whatever the libraries print must not come between the replies.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests = sys.stdin.buffer
-    _forbid()
     idle = _address_space()
+    _forbid()
     _read(requests)
     _write(replies, {}, b"")
     while True:
@@ -235,11 +260,11 @@ def _serve(module: str, folders: list[str]) -> NoReturn:
             request, data = _read(requests)
         except EOFError:
             os._exit(0)
-        _limit_memory(idle + int(str(request.pop("megabytes"))) * 2**20)
+        _limit_memory(idle, int(str(request.pop("megabytes"))) * 2**20)
         _limit_time(float(str(request.pop("seconds"))))
         reply, back = _answered(answer, request, data)
         _limit_time(0.0)
-        _limit_memory(None)
+        _limit_memory(idle, None)
         _write(replies, reply, back)
 
 
@@ -261,8 +286,8 @@ def _answered(
 
 
 def _forbid() -> None:
-    """No files and no other processes from now on."""
-    for name in ("CORE", "FSIZE", "NPROC"):
+    """No files, no connections and no other processes from now on."""
+    for name in ("CORE", "FSIZE", "NPROC", "NOFILE"):
         _limit(name, 0, for_good=True)
 
 
@@ -275,10 +300,10 @@ def _address_space() -> int:
         return 0
 
 
-def _limit_memory(size: int | None) -> None:
-    """Let the process have `size` bytes of memory, None for any number."""
+def _limit_memory(idle: int, more: int | None) -> None:
+    """Let the process have `more` bytes than it takes idle, None for any number."""
     # The address space counts what is mapped; where its size is unknown, the heap must do.
-    _limit("AS" if _address_space() else "DATA", size)
+    _limit("AS" if idle else "DATA", None if more is None else idle + more)
 
 
 def _limit(name: str, size: int | None, *, for_good: bool = False) -> None:

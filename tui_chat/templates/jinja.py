@@ -41,20 +41,18 @@ class JinjaTemplate:
         self._controls = dict.fromkeys(tokenizer.special, True)
         other: Mapping[str, int] = getattr(tokenizer, "marks", {})
         self._controls |= dict.fromkeys(other, False)
+        request: Mapping[str, object] = {
+            "do": "open",
+            "template": text,
+            "tokens": self._tokens,
+            "controls": self._controls,
+        }
         self._child = Child(
             "tui_chat.templates.served",
             ("jinja2", "markupsafe"),
             seconds=SECONDS,
             megabytes=MEGABYTES,
-            opening=lambda: (
-                {
-                    "do": "open",
-                    "template": text,
-                    "tokens": self._tokens,
-                    "controls": self._controls,
-                },
-                b"",
-            ),
+            opening=lambda: (request, b""),
         )
         try:
             said, _ = self._child.start()

@@ -8,6 +8,7 @@ text (trims, splits, joins it), a private character in the result came from a me
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
@@ -33,6 +34,12 @@ _REASONING = re.compile(r"\W*(think|thinking|thought|reason|reasoning)\W*", re.I
 Message = dict[str, str]
 
 _served: _Rendering | None = None
+
+
+def prepare() -> None:
+    """Have read what rendering reads the first time: the time zone, and how errors are told."""
+    with contextlib.suppress(jinja2.TemplateError):
+        _environment().from_string("{{ strftime_now('%d') }}{{ a.b.c }}").render()
 
 
 def answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -147,11 +154,8 @@ class _Rendering:
             {**m, "content": self.masked(m["content"], m["role"], table)} for m in messages
         ]
         masked = self.text(masked_messages, variables, ask)
-        if (
-            masked.translate(back) != plain
-            and self.same_controls(masked, plain)
-            and self.says_none(messages, masked_messages)
-        ):
+        stays = masked.translate(back) == plain or not self.same_controls(masked, plain)
+        if not stays and self.says_none(messages, masked_messages):
             # The template looked into a text; nothing in it spells a control token, though.
             masked = plain
         tail, places, lost = self.structure(masked, masked_messages, messages, variables, ask)
@@ -186,8 +190,7 @@ class _Rendering:
         return self.pattern.findall(masked) == self.pattern.findall(plain)
 
     def says_none(self, messages: Sequence[Message], masked: Sequence[Message]) -> bool:
-        """Whether no message spells a control token, alone or with its neighbours. A template that
-        leaves its own away for one in a message would otherwise let that stand for it."""
+        """Whether no message spells a control token that could stand for the template's own."""
         texts, safe = ([m["content"] for m in some] for some in (messages, masked))
         pairs = [*zip(texts, safe, strict=True), ("".join(texts), "".join(safe))]
         return all(self.same_controls(hidden, text) for text, hidden in pairs)

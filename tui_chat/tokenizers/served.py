@@ -6,6 +6,8 @@ a control token is recognised exactly where the caller put its secret name.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import re
 import struct
@@ -26,6 +28,13 @@ Encode = Callable[[str], Any]
 
 _encode: Encode | None = None
 _unknown: int | None = None
+
+
+def prepare() -> None:
+    """Import what opening needs, while files can be opened."""
+    for package in ("tokenizers", "tiktoken._tiktoken"):
+        with contextlib.suppress(ImportError):  # the process has one of them, whichever it serves
+            importlib.import_module(package)
 
 
 def answer(request: dict[str, Any], data: bytes) -> Answer:
