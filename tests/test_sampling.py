@@ -269,3 +269,14 @@ def test_a_value_out_of_range_is_refused_in_numbers_that_can_be_typed(
     with pytest.raises(UsageError) as caught:
         SamplingParams(**{name: value})  # type: ignore[arg-type]
     assert str(caught.value) == sentence
+
+
+def test_a_sampler_can_be_asked_what_it_would_draw_next_without_moving_its_dice() -> None:
+    params = PURE.with_(repetition_penalty=1.3)
+    logits = torch.randn(40, 12, generator=torch.Generator().manual_seed(5))
+    asked, plain = Sampler(params, 7, [1, 2]), Sampler(params, 7, [1, 2])
+    for at in range(0, 40, 4):
+        foreseen = asked.ahead()
+        expected = [foreseen(row).id for row in logits[at : at + 4]]
+        assert [asked(row).id for row in logits[at : at + 4]] == expected
+        assert [plain(row).id for row in logits[at : at + 4]] == expected

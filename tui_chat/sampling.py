@@ -141,6 +141,14 @@ class Sampler:
         logprob = float(logits[chosen] - logits.logsumexp(0))
         return Choice(chosen, logprob, kept)
 
+    def ahead(self) -> Sampler:
+        """One that draws, from the same logits, what this one would draw next and after that; this
+        one's dice stay where they are.
+        """
+        twin = Sampler(self.params, 0, self._history)
+        twin._random.setstate(self._random.getstate())
+        return twin
+
 
 def _draw(ids: Tensor | None, weights: Tensor, dice: float) -> int:
     """The id at `dice` in [0, 1) of the cumulative weights."""
