@@ -9,7 +9,7 @@ file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -61,14 +61,26 @@ class Decoder:
             cache.reserve(len(cache) + 1)
             logits = self._one(ids[0], cache)
         else:
-            logits = self._parts.logits(self._many(ids, cache)[-1:])[0]
+            logits = self._parts.logits(at_once(self._many(ids, cache))[-1:])[0]
         cache.append(ids)
         return logits
 
     @torch.inference_mode()
+    def reading(
+        self, ids: Sequence[int], cache: KVCache, *, logits: bool
+    ) -> Generator[None, None, Tensor | None]:
+        """As `forward`, with a pause after each layer in which other sequences may be run; None
+        unless `logits`. Left before its end it has changed nothing.
+        """
+        x = yield from self._many(ids, cache)
+        found = self._parts.logits(x[-1:])[0] if logits else None
+        cache.append(ids)
+        return found
+
+    @torch.inference_mode()
     def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits after each of `ids`: (len(ids), vocab_size) float32. Appends to the cache."""
-        logits = self._parts.logits(self._many(ids, cache))
+        logits = self._parts.logits(at_once(self._many(ids, cache)))
         cache.append(ids)
         return logits
 
@@ -88,8 +100,8 @@ class Decoder:
             cache.append((token,))
         return logits
 
-    def _many(self, ids: Sequence[int], cache: KVCache) -> Tensor:
-        """(T, n_embd) after the last layer, for any number of ids."""
+    def _many(self, ids: Sequence[int], cache: KVCache) -> Generator[None, None, Tensor]:
+        """(T, n_embd) after the last layer, for any number of ids; pauses after each layer."""
         parts, spec = self._parts, self.spec
         start, count = len(cache), len(ids)
         end = start + count
@@ -100,27 +112,48 @@ class Decoder:
         plain = start == 0 and spec.attention_softcap is None
         masks = {
             window: None
-            if plain and not window
-            else mask(start, end, window, self.dtype, self.device)
+            if plain and not 0 < window < end
+            else hidden(start, end, window, self.dtype, self.device)
             for window in {block.window for block in parts.blocks}
         }
-        slots, rows = cache.slots(count), cache.rows(end)
+        spans = cache.spans(count)
         for i, block in enumerate(parts.blocks):
             normed = block.attn_norm.many(x)
             heads = block.qkv.many(normed).view(count, n_head + 2 * n_kv, dim)
             angles = None if block.rotary is None else block.rotary.upto(end)[start:end]
             parts.turn(heads[:, : n_head + n_kv], block, angles)
-            slots[i].copy_(heads[:, n_head:].view(count, 2, 1, n_kv, dim).permute(1, 2, 3, 0, 4))
+            kv = heads[:, n_head:].view(count, 2, 1, n_kv, dim).permute(1, 2, 3, 0, 4)
+            keys, values = spans[i].put(kv)
             mixed = parts.attend(
                 heads[:, :n_head].transpose(0, 1)[None],  # (1, n_head, T, head_dim)
-                rows[2 * i],
-                rows[2 * i + 1],
+                keys,
+                values,
                 masks[block.window],
-                plain and count > 1 and not block.window,
+                plain and count > 1 and masks[block.window] is None,
             )
             mixed = mixed[0].transpose(0, 1).reshape(count, n_head * dim)
             x = parts.join(block, x, normed, mixed)
+            yield
         return x
+
+
+def at_once(running: Generator[None, None, Tensor]) -> Tensor:
+    """What a computation that pauses returns in the end."""
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+def hidden(
+    start: int, end: int, window: int, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
+    """What queries at [start, end) may see of the keys that a span gives them, the first of which is
+    the first that one of them sees: (end - start, keys) to add to the scores, or None.
+    """
+    first = max(0, start - window + 1) if window else 0
+    return mask(start - first, end - first, window, dtype, device)
 
 
 def _held_bytes(name: str, tensor: Tensor, precision: Precision) -> int:
