@@ -49,7 +49,7 @@ def reusable(model: Model, cache: KVCache, ids: Sequence[int]) -> int:
     if model.incremental and at_once(model):
         return 0
     # The last id is always run again: its logits are wanted.
-    return min(cache.common_prefix(ids), len(ids) - 1)
+    return cache.reusable_length(min(cache.common_prefix(ids), len(ids) - 1))
 
 
 def reuse(model: Model, cache: KVCache, ids: Sequence[int]) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from tui_chat.model.cache import KVCache
-from tui_chat.model.parts import Block, Parts
+from tui_chat.model.parts import Parts
+from tui_chat.model.slab import Span
 
 
 def next_tokens(parts: Parts, tokens: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
@@ -26,8 +27,7 @@ def next_tokens(parts: Parts, tokens: Sequence[int], caches: Sequence[KVCache]) 
     heres = [len(cache) for cache in caches]
     places = torch.tensor(heres, device=parts.device)
     x = parts.begin(torch.tensor(tokens, device=parts.device), places)
-    slots = [cache.slots(1) for cache in caches]
-    rows = [cache.rows(here + 1) for cache, here in zip(caches, heres, strict=True)]
+    spans = [cache.spans(1) for cache in caches]
     angles: dict[int, Tensor] = {}  # layers share tables
     for at, block in enumerate(parts.blocks):
         normed = block.attn_norm.many(x)
@@ -38,27 +38,18 @@ def next_tokens(parts: Parts, tokens: Sequence[int], caches: Sequence[KVCache]) 
         turned = None if rotary is None else angles[id(rotary)]
         parts.turn(heads[:, : n_head + n_kv], block, turned)
         mixed = torch.cat(
-            [
-                _attend(parts, block, heads[i], slots[i][at], *rows[i][2 * at : 2 * at + 2])
-                for i in range(len(caches))
-            ]
+            [_attend(parts, row, of[at]) for row, of in zip(heads, spans, strict=True)]
         )
         x = parts.join(block, x, normed, mixed)
     return parts.logits(x)
 
 
-def _attend(
-    parts: Parts, block: Block, heads: Tensor, slot: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
+def _attend(parts: Parts, heads: Tensor, span: Span) -> Tensor:
     """One sequence's attention in one layer: heads (n_head + 2 n_kv_head, head_dim), of which keys
-    and values go to `slot` first -> (1, n_head * head_dim).
+    and values go to its cache first -> (1, n_head * head_dim).
     """
     spec = parts.spec
     n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
-    slot.copy_(heads[n_head:].view(2, 1, n_kv, 1, dim))
-    length, window = keys.shape[2], block.window
-    if 0 < window < length:
-        keys = keys.narrow(2, length - window, window)
-        values = values.narrow(2, length - window, window)
+    keys, values = span.put(heads[n_head:].view(2, 1, n_kv, 1, dim))
     q = heads[:n_head].view(1, n_kv, n_head // n_kv, dim)
     return parts.attend(q, keys, values, None, False).reshape(1, -1)

@@ -113,7 +113,7 @@ class Decoder:
         masks = {
             window: None
             if plain and not 0 < window < end
-            else hidden(start, end, window, self.dtype, self.device)
+            else mask(start, end, window, self.dtype, self.device)
             for window in {block.window for block in parts.blocks}
         }
         spans = cache.spans(count)
@@ -144,16 +144,6 @@ def at_once(running: Generator[None, None, Tensor]) -> Tensor:
             next(running)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
-
-
-def hidden(
-    start: int, end: int, window: int, dtype: torch.dtype, device: torch.device
-) -> Tensor | None:
-    """What queries at [start, end) may see of the keys that a span gives them, the first of which is
-    the first that one of them sees: (end - start, keys) to add to the scores, or None.
-    """
-    first = max(0, start - window + 1) if window else 0
-    return mask(start - first, end - first, window, dtype, device)
 
 
 def _held_bytes(name: str, tensor: Tensor, precision: Precision) -> int:

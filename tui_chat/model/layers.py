@@ -163,16 +163,17 @@ def attention_scale(spec: ModelSpec) -> float:
 def mask(
     start: int, end: int, window: int, dtype: torch.dtype, device: torch.device
 ) -> Tensor | None:
-    """What queries at [start, end) may see of keys at [0, end): (end - start, end) to add to the
-    scores, or None.
+    """What queries at [start, end) may see of the keys up to `end`, from the first that one of them
+    sees: (end - start, keys) to add to the scores, or None.
 
     Aligned bottom-right: `is_causal` of torch aligns top-left and is wrong once the cache holds
     something.
     """
-    if end - start == 1 and not 0 < window < end:
+    if end - start == 1:
         return None
     query = torch.arange(start, end, device=device)[:, None]
-    key = torch.arange(end, device=device)[None, :]
+    first = max(0, start - window + 1) if window else 0
+    key = torch.arange(first, end, device=device)[None, :]
     hidden = key > query
     if window:
         hidden |= key <= query - window

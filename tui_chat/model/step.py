@@ -26,7 +26,6 @@ class _Layer(NamedTuple):
     before: Map | None  # what a parallel MLP does with the normed input before x changes
     turn: Callable[[Tensor | None], None] | None
     angles: int  # which rotary turns it
-    window: int
     add_attention: Map
     after: Callable[[], object]
 
@@ -52,7 +51,7 @@ def one_token(parts: Parts) -> Step:
     turn_all = _turn(parts, qk)
     ups: dict[int, Tensor] = {}
 
-    def layer(block: Block) -> _Layer:
+    def made(block: Block) -> _Layer:
         before, after = _mlp(parts, block, x, buffer, ups)
         return _Layer(
             attn_norm=block.attn_norm.one,
@@ -60,12 +59,11 @@ def one_token(parts: Parts) -> Step:
             before=before,
             turn=turn_all(block),
             angles=-1 if block.rotary is None else turns.index(block.rotary),
-            window=block.window,
             add_attention=_adding(x, block.out, block.attn_post),
             after=after,
         )
 
-    layers = [layer(block) for block in parts.blocks]
+    layers = [made(block) for block in parts.blocks]
     embed, attend, shape = parts.embed.one, parts.attend, parts.shape_logits
     scale = spec.embed_scale
     positions = None if parts.position is None else _rows(parts.position)
@@ -76,7 +74,7 @@ def one_token(parts: Parts) -> Step:
 
     def step(token: int, cache: KVCache) -> Tensor:
         here = len(cache)
-        slots, rows = cache.slots(1), cache.rows(here + 1)
+        spans = cache.spans(1)
         if positions is None:
             row.copy_(embed(token))
             if scale != 1.0:
@@ -89,20 +87,15 @@ def one_token(parts: Parts) -> Step:
             x.copy_(embed_norm(x))
         angles: list[Tensor | None] = [row_at(here) for row_at in rows_of]
         angles.append(None)  # of layers that are not turned
-        for at, (norm, to_qkv, before, turn, angle, window, add_attention, after) in enumerate(
-            layers
-        ):
+        for span, layer in zip(spans, layers, strict=True):
+            norm, to_qkv, before, turn, angle, add_attention, after = layer
             normed = norm(x)
             to_qkv(normed)
             if before is not None:
                 before(normed)
             if turn is not None:
                 turn(angles[angle])
-            slots[at].copy_(kv)
-            keys, values = rows[2 * at], rows[2 * at + 1]
-            if window and window <= here:
-                keys = keys.narrow(2, here + 1 - window, window)
-                values = values.narrow(2, here + 1 - window, window)
+            keys, values = span.put(kv)
             add_attention(attend(q, keys, values, None, False).view(1, -1))
             after()
         to_logits(x if final_norm is None else final_norm(x))

@@ -177,11 +177,11 @@ class NanoChat:
         angles = self._rotary.upto(end)[start:end]
         masks = {
             window: None
-            if start == 0 and not window
+            if start == 0 and not 0 < window < end
             else mask(start, end, window, self.dtype, self.device)
             for window in {layer.window for layer in self._layers}
         }
-        slots, rows = cache.slots(count), cache.rows(end)
+        spans = cache.spans(count)
         for i, layer in enumerate(self._layers):
             if layer.keep != 1 or layer.first:
                 x = layer.keep * x + layer.first * first
@@ -195,14 +195,14 @@ class NanoChat:
             if layer.values is not None:
                 opened = torch.sigmoid(made[:, width : width + n_kv])[:, :, None]
                 value = value + self._value_gate * opened * layer.values[here]
-            slots[i][0].copy_(qk[:, n_head:].transpose(0, 1)[None])
-            slots[i][1].copy_(value.transpose(0, 1)[None])
+            kv = torch.stack([qk[:, n_head:], value]).transpose(1, 2)[:, None]
+            keys, values = spans[i].put(kv)
             mixed = self._attend(
                 qk[:, :n_head].transpose(0, 1)[None],  # (1, n_head, T, head_dim)
-                rows[2 * i],
-                rows[2 * i + 1],
+                keys,
+                values,
                 masks[layer.window],
-                start == 0 and count > 1 and not layer.window,
+                start == 0 and count > 1 and masks[layer.window] is None,
             )
             x = x + layer.out.many(mixed[0].transpose(0, 1).reshape(count, n_head * dim))
             up = layer.up.many(self._norm.many(x))
@@ -250,11 +250,14 @@ class _Step:
         qk = self.made[:, : (n_head + n_kv) * dim].view(1, n_head + n_kv, dim)
         self.qk = qk
         self.pairs = qk.view(torch.complex64) if model.dtype == torch.float32 else None
-        self.normed = torch.zeros_like(qk)
+        whole_heads = n_head + 2 * n_kv
+        self.heads = self._buffer(whole).view(1, whole_heads, dim)  # q, k, v as they are used
+        self.normed = self.heads[:, : n_head + n_kv]
         # One query per key head and sharer: with a single position, grouped attention is plain
         # attention over n_head / n_kv_head queries, and no key is copied.
         self.q = self.normed[:, :n_head].view(1, n_kv, n_head // n_kv, dim)
-        self.key = self.normed[:, n_head:].view(1, n_kv, 1, dim)
+        self.kv = self.heads[:, n_head:].view(2, 1, n_kv, 1, dim)
+        self.value_made = self.heads[0, n_head + n_kv :]
         self.value = self.made[0, (n_head + n_kv) * dim : whole].view(n_kv, dim)
         self.gate = self.made[0, whole : whole + n_kv].view(n_kv, 1)
         self.to_up = [layer.up.into(self._buffer(layer.up.rows)) for layer in model._layers]
@@ -282,7 +285,7 @@ class _Step:
         model, x, here = self.model, self.x, len(cache)
         embed, normed, act = model._embed, model._norm.one, ACTIVATIONS[model.spec.activation]
         dim, eps = (model.spec.head_dim,), model.spec.norm_eps
-        slots, rows = cache.slots(1), cache.rows(here + 1)
+        spans = cache.spans(1)
         if self.smear is not None and here:
             torch.add(embed[token], embed[cache.tokens[-1]], alpha=self.smear[token], out=x[0])
         else:
@@ -303,16 +306,17 @@ class _Step:
             else:
                 rotate(self.qk, angles)
             self.normed.copy_(F.rms_norm(self.qk, dim, None, eps))
-            if layer.values is not None:
-                self.value.addcmul_(
-                    layer.values[token], self.gate.sigmoid_(), value=model._value_gate
+            if layer.values is None:
+                self.value_made.copy_(self.value)
+            else:
+                torch.addcmul(
+                    self.value,
+                    layer.values[token],
+                    self.gate.sigmoid_(),
+                    value=model._value_gate,
+                    out=self.value_made,
                 )
-            slots[i][0].copy_(self.key)
-            slots[i][1].copy_(self.value[:, None])
-            keys, values = rows[2 * i], rows[2 * i + 1]
-            if 0 < layer.window <= here:
-                keys = keys.narrow(2, here + 1 - layer.window, layer.window)
-                values = values.narrow(2, here + 1 - layer.window, layer.window)
+            keys, values = spans[i].put(self.kv)
             self.add_attention[i](model._attend(self.q, keys, values, None, False).view(1, -1))
             self.add_mlp[i](act(self.to_up[i](normed(x))))
             if i == model._middle and model._backout:
