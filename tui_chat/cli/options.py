@@ -235,6 +235,9 @@ def _load_options(parser: argparse.ArgumentParser) -> None:
     group = _describe_options(parser)
     group.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (the fastest)")
     group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, float16, int8")
+    group.add_argument(
+        "--kv-cache", metavar="NAME", help="int8: keys and values in less memory (as computed)"
+    )
 
 
 def _sessions(parser: argparse.ArgumentParser) -> None:
@@ -265,6 +268,7 @@ def load_options(arguments: argparse.Namespace) -> LoadOptions:
         step=arguments.step,
         device=getattr(arguments, "device", None) or "",
         dtype=getattr(arguments, "dtype", None) or "",
+        kv_cache=getattr(arguments, "kv_cache", None) or "",
         tokenizer=arguments.tokenizer or "",
         template=arguments.template or "",
         config=config(arguments.config),

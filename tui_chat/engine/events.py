@@ -24,6 +24,7 @@ class LoadOptions:
     step: int | None = None
     device: str = ""
     dtype: str = ""
+    kv_cache: str = ""  # "int8": keys and values in a quarter of float32's memory
     tokenizer: str = ""
     template: str = ""
     config: Mapping[str, object] = field(default_factory=dict)

@@ -75,13 +75,12 @@ class LoadedCheckpoint:
 
     @property
     def cache_bytes_per_token(self) -> int:
-        spec = self.model.spec
-        size = torch.empty((), dtype=self.model.dtype).element_size()
-        return (
-            2 * spec.n_layer * spec.n_kv_head * spec.head_dim * size
-            if self.model.incremental
-            else 0
-        )
+        """Of a full context, of which layers with a window keep only that."""
+        return -(-self.cache_bytes(self.context_length) // self.context_length)
+
+    def cache_bytes(self, tokens: int) -> int:
+        """What so many tokens take in a cache of this model, with the room it keeps ready."""
+        return self.model.new_cache().cache_bytes(tokens)
 
     @property
     def start_ids(self) -> list[int]:
@@ -119,6 +118,7 @@ def load_checkpoint(
     began = time.perf_counter()
     device = choose_device(options.device)
     dtype, precision = choose_dtype(options.dtype, device)
+    quantised_cache = choose_cache(options.kv_cache)
     described = [] if info is None else [info]
 
     def check() -> None:
@@ -145,7 +145,7 @@ def load_checkpoint(
     template = open_template(info.template, tokenizer, options.template, text_start=info.text_start)
     check()
     progress("warming up", 0.0)
-    model = build(info.spec, tensors, precision)
+    model = build(info.spec, tensors, precision, quantised_cache=quantised_cache)
     model.forward([0], model.new_cache())  # the first call of many kernels is slow: not the user's
     return assemble(
         info,
@@ -214,6 +214,7 @@ def assemble(
     """
     ends = {tokenizer.special[text] for text in END_TOKENS if text in tokenizer.special}
     stops = ends | set(info.stop_ids) | (set(template.stop_ids) if template is not None else set())
+    shown = dtype or str(model.dtype).removeprefix("torch.")
     left_out = (*info.unused, *getattr(tokenizer, "notes", ()))
     return LoadedCheckpoint(
         info=replace(info, stop_ids=tuple(sorted(stops)), unused=left_out),
@@ -221,7 +222,7 @@ def assemble(
         tokenizer=tokenizer,
         template=template,
         device=str(model.device),
-        dtype=dtype or str(model.dtype).removeprefix("torch."),
+        dtype=f"{shown}, int8 cache" if model.new_cache().quantised else shown,
         threads=choose_threads(model),
         seconds=seconds,
         template_variables=dict(template_variables or {}),
@@ -276,6 +277,13 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype | None, P
             )
         raise UsageError("the dtype cannot be used", f"{name[:40]!r} is not known", there)
     return DTYPES[name], "dense"
+
+
+def choose_cache(name: str) -> bool:
+    """Whether keys and values are kept in int8. Raises UsageError for what is not known."""
+    if name not in ("", "int8"):
+        raise UsageError(f"the cache cannot be kept in {name[:40]!r}", "", "There is int8")
+    return name == "int8"
 
 
 def choose_threads(model: Model) -> int:

@@ -118,7 +118,7 @@ def _decode(
 
 def _read_each_token(loaded: LoadedCheckpoint, length: int) -> int:
     """Bytes of weights, keys and values that a token behind `length` others reads."""
-    keys_and_values = loaded.cache_bytes_per_token * length
+    keys_and_values = loaded.model.new_cache().read_bytes(length)
     return int(loaded.model.weight_bytes * _share_read(loaded)) + keys_and_values
 
 

@@ -61,18 +61,27 @@ class StepsTogether(Protocol):
         ...
 
 
-FAMILIES: Mapping[str, Callable[[ModelSpec, dict[str, Tensor]], Model]] = {
-    "hipgpt": HipGPT,
-    "nanochat": NanoChat,
-}
+FAMILIES: Mapping[str, Callable[..., Model]] = {"hipgpt": HipGPT, "nanochat": NanoChat}
 
 
-def build(spec: ModelSpec, weights: dict[str, Tensor], precision: Precision = "dense") -> Model:
-    """The model of `spec.family`. `weights` is emptied. `precision` packs the matrices of a CPU.
-    Raises CheckpointError for what does not fit together, UsageError for a precision that is not
-    to be had.
+def build(
+    spec: ModelSpec,
+    weights: dict[str, Tensor],
+    precision: Precision = "dense",
+    *,
+    quantised_cache: bool = False,
+) -> Model:
+    """The model of `spec.family`. `weights` is emptied. `precision` packs the matrices of a CPU,
+    `quantised_cache` makes its caches int8. Raises CheckpointError for what does not fit together,
+    UsageError for a precision or cache that is not to be had.
     """
     family = FAMILIES.get(spec.family)
+    if spec.family == "hipgpt" and quantised_cache:
+        raise UsageError(
+            "an int8 cache is not to be had for this model",
+            f"its architecture, {spec.family}, computes everything anew for each token",
+            "Leave --kv-cache out",
+        )
     if spec.family != "decoder" and precision != "dense":
         raise UsageError(
             f"{precision} is not to be had for this model",
@@ -86,7 +95,11 @@ def build(spec: ModelSpec, weights: dict[str, Tensor], precision: Precision = "d
             "A newer version may know it",
         )
     try:
-        return Decoder(spec, weights, precision) if family is None else family(spec, weights)
+        if family is HipGPT:
+            return family(spec, weights)
+        if family is not None:
+            return family(spec, weights, quantised_cache=quantised_cache)
+        return Decoder(spec, weights, precision, quantised_cache=quantised_cache)
     except KeyError as missing:
         raise CheckpointError(
             "the model cannot be built", f"tensor {missing} is missing"

@@ -94,6 +94,10 @@ class KVCache:
         """The bytes that so many tokens take, up to the context length."""
         return sum(slab.bytes_for(min(tokens, self.context_length)) for slab in self._slabs)
 
+    def read_bytes(self, tokens: int) -> int:
+        """How many of its bytes a token behind so many others reads."""
+        return sum(slab.seen_bytes(tokens) for slab in self._slabs)
+
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens in all, keeping what is there."""
         if length > self.context_length:

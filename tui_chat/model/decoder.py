@@ -34,9 +34,15 @@ class Decoder:
     incremental = True
 
     def __init__(
-        self, spec: ModelSpec, weights: dict[str, Tensor], precision: Precision = "dense"
+        self,
+        spec: ModelSpec,
+        weights: dict[str, Tensor],
+        precision: Precision = "dense",
+        *,
+        quantised_cache: bool = False,
     ) -> None:
         self.spec = spec
+        self._quantised_cache = quantised_cache
         self.parameters = sum(tensor.numel() for tensor in weights.values())
         self.weight_bytes = sum(_held_bytes(*item, precision) for item in weights.items())
         with torch.inference_mode():
@@ -50,7 +56,9 @@ class Decoder:
             )
 
     def new_cache(self) -> KVCache:
-        return KVCache(self.spec, dtype=self.dtype, device=self.device)
+        return KVCache(
+            self.spec, dtype=self.dtype, device=self.device, quantised=self._quantised_cache
+        )
 
     @torch.inference_mode()
     def forward(self, ids: Sequence[int], cache: KVCache) -> Tensor:

@@ -108,9 +108,17 @@ class Slab:
 
     def bytes_for(self, length: int) -> int:
         """What the first `length` tokens take, read in pieces of ordinary size."""
+        return min(self._most, self._rows(length)) * self._row_bytes
+
+    def seen_bytes(self, length: int) -> int:
+        """What a token behind `length` others sees."""
+        return (min(length, self.window) if self.window else length) * self._row_bytes
+
+    @property
+    def _row_bytes(self) -> int:
         heads, dim = self._shape
         row = dim + 4 if self._quantised else dim * self._dtype.itemsize
-        return len(self.numbers) * 2 * heads * min(self._most, self._rows(length)) * row
+        return len(self.numbers) * 2 * heads * row
 
     def _rows(self, needed: int) -> int:
         """The size, in a fixed row of sizes, that holds `needed` rows."""

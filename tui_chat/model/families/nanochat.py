@@ -50,8 +50,11 @@ class NanoChat:
 
     incremental = True
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor]) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: dict[str, Tensor], *, quantised_cache: bool = False
+    ) -> None:
         self.spec = spec
+        self._quantised_cache = quantised_cache
         self.parameters = sum(tensor.numel() for tensor in weights.values())
         self.weight_bytes = sum(
             tensor.numel() * tensor.element_size() for tensor in weights.values()
@@ -131,7 +134,9 @@ class NanoChat:
     # ---- running
 
     def new_cache(self) -> KVCache:
-        return KVCache(self.spec, dtype=self.dtype, device=self.device)
+        return KVCache(
+            self.spec, dtype=self.dtype, device=self.device, quantised=self._quantised_cache
+        )
 
     @torch.inference_mode()
     def forward(self, ids: Sequence[int], cache: KVCache) -> Tensor:
