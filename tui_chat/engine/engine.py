@@ -29,6 +29,7 @@ from tui_chat.engine.events import (
 )
 from tui_chat.engine.generate import check_ids, prefill, reusable, reuse, score
 from tui_chat.engine.load import LoadedCheckpoint
+from tui_chat.engine.speculate import Drafting, Speculation
 from tui_chat.engine.stops import StopText
 from tui_chat.engine.window import ContextWindow, Fitted
 from tui_chat.errors import EngineError, TuiChatError, UsageError
@@ -45,6 +46,7 @@ class Lane:
         self.checkpoint = checkpoint
         self.cache: KVCache = checkpoint.model.new_cache()
         self.writer: Reply | None = None  # the reply whose tokens the cache ends with
+        self.drafting: Drafting | None = None  # who proposes what replies may go on with
         self.window = ContextWindow(
             checkpoint.tokenizer,
             checkpoint.chat_template,
@@ -129,6 +131,7 @@ class Reply:
         self._told = 0  # tokens that a sliding window was said to have left behind
         self._sampler: Sampler | None = None
         self._given: Tensor | None = None
+        self._ahead = Speculation(lane)
         opening = prompt.ids is None and prompt.mode == "raw" and not prompt.text
         self._stream = TextStream(lane.checkpoint.tokenizer, opening=opening)
         self._stops = StopText(self._stop_strings())
@@ -210,8 +213,15 @@ class Reply:
                 shown += self._stops.flush()
             self.text += shown
             step = Step(choice.id, shown, choice.logprob)
-            self.wants = choice.id if not stopped and not hit and self._goes_on() else None
-            yield Stepped(request_id=self.request_id, text=shown, steps=(step,))
+            goes_on = not stopped and not hit and self._goes_on(choice.id)
+            self.wants = choice.id if goes_on else None
+            yield Stepped(
+                request_id=self.request_id,
+                text=shown,
+                steps=(step,),
+                drafted_tokens=self._ahead.drafted,
+                accepted_tokens=self._ahead.accepted,
+            )
             given, self._given, self.wants = self._given, None, None
             if stopped or hit:
                 yield from self._ended(sent, "stop", hit or f"token {choice.id}")
@@ -239,23 +249,28 @@ class Reply:
             else:
                 began = time.perf_counter()
                 use_threads(checkpoint.threads)
+                self._context.append(choice.id)
                 logits = given
                 if logits is None:
-                    logits = checkpoint.model.forward((choice.id,), lane.cache)
-                self._context.append(choice.id)
+                    logits = self._ahead.after(self._context, self._sampler, self._room())
                 self._decode_seconds += time.perf_counter() - began
                 if slides:
                     yield from self._slid(sent, checkpoint.context_length // 8)
         yield from self._ended(sent, "cancelled")
 
-    def _goes_on(self) -> bool:
+    def _goes_on(self, token: int) -> bool:
         """Whether the next thing is to run the last token through the model, and no more."""
-        lane, made = self.lane, len(self.ids)
         return (
-            lane.writer is self
-            and made < self._params.max_new_tokens
-            and len(self._context) < lane.checkpoint.context_length
+            self.lane.writer is self
+            and len(self.ids) < self._params.max_new_tokens
+            and len(self._context) < self.lane.checkpoint.context_length
+            and self._ahead.settled(self._context, token)
         )
+
+    def _room(self) -> int:
+        """How many ids may be run beyond the context without one too many."""
+        left = self._params.max_new_tokens - len(self.ids) - 1
+        return min(left, self.lane.checkpoint.context_length - len(self._context))
 
     def _prefill(self, ids: list[int]) -> Generator[Event, None, Tensor | None]:
         """Bring the cache to `ids`; returns the last logits, None when the reply was cancelled
@@ -299,7 +314,13 @@ class Reply:
             shown += self._stops.flush()
         if shown:
             self.text += shown
-            yield Stepped(request_id=self.request_id, text=shown, steps=())
+            yield Stepped(
+                request_id=self.request_id,
+                text=shown,
+                steps=(),
+                drafted_tokens=self._ahead.drafted,
+                accepted_tokens=self._ahead.accepted,
+            )
 
     def _slid(self, sent: Fitted, at_least: int) -> Iterator[Event]:
         """Tell where a window that moves by itself begins by now, if that is `at_least` tokens
@@ -325,6 +346,8 @@ class Reply:
         yield self._finished(reason, detail)
 
     def _finished(self, reason: StopReason, detail: str = "") -> Finished:
+        if self.lane.writer is self:
+            self._ahead.close(self._context)
         return Finished(
             request_id=self.request_id,
             lane=self.lane.name,
@@ -337,6 +360,8 @@ class Reply:
                 prefill_seconds=self._prefill_seconds,
                 new_tokens=len(self.ids),
                 decode_seconds=self._decode_seconds,
+                drafted_tokens=self._ahead.drafted,
+                accepted_tokens=self._ahead.accepted,
             ),
             detail=detail,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tui_chat.checkpoint.info import CheckpointInfo
 from tui_chat.conversation import Mode, StopReason, Turn
@@ -77,6 +78,18 @@ class SetSampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetDraft:
+    """Who proposes how the lane's replies may go on, from the next token on: the checkpoint in the
+    lane `by`, the text so far (`lookup`), or nobody. It changes how fast they come, not what they
+    say. Answered by `DraftSet`.
+    """
+
+    lane: str
+    by: str = ""
+    lookup: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
     request_id: str
 
@@ -113,7 +126,9 @@ class Shutdown:
 
 
 Question = CountTokens | ShowPrompt
-Request = Load | CancelLoad | Generate | SetSampling | Stop | Question | Unload | Shutdown
+Request = (
+    Load | CancelLoad | Generate | SetSampling | SetDraft | Stop | Question | Unload | Shutdown
+)
 
 # ---- events
 
@@ -164,6 +179,18 @@ class Unloaded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DraftSet:
+    """Who drafts for a lane by now. `kind` "" is nobody, and `error` says why, if that was not the
+    wish.
+    """
+
+    lane: str
+    kind: Literal["", "lookup", "draft"] = ""
+    label: str = ""  # of the checkpoint
+    error: TuiChatError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
     """A reply begins. `first_turn` is the index in `Prompt.turns` of the oldest turn sent after
     the system prompt (0 or 1 when nothing was dropped); `first_char` the same for a raw text.
@@ -203,11 +230,15 @@ class WindowMoved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepped:
-    """New tokens of a reply; `text` is the text they add, whole characters only."""
+    """New tokens of a reply; `text` is the text they add, whole characters only. The counts are
+    those of `Stats`, so far.
+    """
 
     request_id: str
     text: str
     steps: tuple[Step, ...]
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +248,8 @@ class Stats:
     prefill_seconds: float = 0.0
     new_tokens: int = 0
     decode_seconds: float = 0.0
+    drafted_tokens: int = 0  # proposed, see SetDraft
+    accepted_tokens: int = 0  # of those, the ones that were drawn
 
     @property
     def tokens_per_second(self) -> float:
@@ -275,6 +308,7 @@ Event = (
     | Loaded
     | LoadFailed
     | Unloaded
+    | DraftSet
     | Started
     | PrefillProgress
     | WindowMoved

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from tui_chat.engine.blame import wrapped
+from tui_chat.engine.drafts import forget_draft, set_draft
 from tui_chat.engine.events import (
     CancelLoad,
     CountTokens,
@@ -30,6 +31,7 @@ from tui_chat.engine.events import (
     LoadProgress,
     Question,
     Request,
+    SetDraft,
     SetSampling,
     ShowPrompt,
     Shutdown,
@@ -168,6 +170,8 @@ class Worker:
             case SetSampling(lane=lane, params=params):
                 if lane in self._running:
                     self._running[lane].reply.params = params
+            case SetDraft():
+                self._emit(set_draft(self._lanes, request))
             case Stop(request_id=request_id):
                 self._stop(request_id)
             case CountTokens() | ShowPrompt():
@@ -389,5 +393,7 @@ class Worker:
         """Free the name. What the lane has read rests, for when its checkpoint comes back."""
         lane = self._lanes.pop(name, None)
         if lane is not None:
+            forget_draft(self._lanes, name)
+            lane.drafting = None
             self._resident.rest(lane)
         self._resident.trim({id(lane.checkpoint) for lane in self._lanes.values()})

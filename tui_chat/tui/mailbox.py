@@ -126,7 +126,7 @@ class Mailbox:
             elif pieces:
                 text = "".join(piece.text for piece in pieces)
                 steps = tuple(step for piece in pieces for step in piece.steps)
-                taken.append(replace(pieces[0], text=text, steps=steps))
+                taken.append(replace(pieces[-1], text=text, steps=steps))
             pieces.clear()
 
         while events and count > 0:

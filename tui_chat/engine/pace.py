@@ -1,0 +1,110 @@
+"""How many ids are worth drafting at a time: decided by what drafts have cost and brought so far.
+
+All times are counted in plain steps, one token run by itself, so that they hold while the context
+grows. A draft that does not pay is a loss, and losses are kept account of: they may take a small
+share of the steps and no more, whatever the text, the model and the machine. Knows no model and no
+ids.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Mapping
+from statistics import median
+
+COUNTS = (1, 3, 7, 15)
+"""How many ids are drafted at a time: with the token before them 2, 4, 8 or 16 rows."""
+
+SHARE = 0.02  # of the steps that may be lost on drafts that did not pay
+PATIENCE = 2.0  # steps that may be lost before drafts have to show that they pay
+WORTH = 1.02  # how many times as fast as plain a draft must promise to be
+AGAIN = 64  # calls with a draft, after which a plain one is timed anew
+FADING = 0.9  # what each draft leaves of the weight of those before it
+FIRST_PLAIN = 2  # steps to time before anything is drafted
+
+
+class Pace:
+    """What is known of drafting for one checkpoint by one drafter.
+
+    `drafting` is what an id costs to draft before that is known. A grade is a kind of place at
+    which something can be proposed; `chances` says what share of ids is right there before that is
+    known.
+    """
+
+    def __init__(self, chances: Mapping[Hashable, float], drafting: float = 0.0) -> None:
+        self._plain: deque[float] = deque(maxlen=9)  # seconds
+        self._checks: dict[int, deque[float]] = {}  # by the number of ids, steps that a call took
+        self._first: set[int] = set()  # of which one call was made: it is slow and tells nothing
+        self._drafting: deque[float] = deque([drafting], maxlen=5)  # steps for an id
+        self._chances = dict(chances)
+        self._right: dict[Hashable, float] = {}
+        self._wrong: dict[Hashable, float] = {}
+        self._since_plain = 0
+        self._lost = 0.0  # steps, of those that are not yet made up for
+
+    # ---- what has happened
+
+    def stepped(self, seconds: float) -> None:
+        """A token was run by itself."""
+        self._plain.append(seconds)
+        self._since_plain = 0
+        self._lost = max(0.0, self._lost - SHARE)
+
+    def drafted(
+        self, grade: Hashable, count: int, accepted: int, drafting: float, check: float
+    ) -> None:
+        """`count` ids were drafted in `drafting` seconds and run in `check` seconds, and the first
+        `accepted` of them were right.
+        """
+        self._since_plain += 1
+        right, wrong = self._right.get(grade, 0.0), self._wrong.get(grade, 0.0)
+        self._right[grade] = right * FADING + accepted
+        self._wrong[grade] = wrong * FADING + (accepted < count)
+        size = _size(count)
+        if size not in self._first:
+            self._first.add(size)
+            return
+        step = median(self._plain)
+        self._checks.setdefault(size, deque(maxlen=5)).append(check / step)
+        self._drafting.append(drafting / step / count)
+        brought = accepted + 1
+        lost = (drafting + check) / step - brought
+        self._lost = max(0.0, self._lost + lost - SHARE * brought)
+
+    # ---- what to do
+
+    def chance(self, grade: Hashable) -> float:
+        """The share of ids that is right where such a draft is made."""
+        right, wrong = self._right.get(grade, 0.0), self._wrong.get(grade, 0.0)
+        return (right + 2 * self._chances.get(grade, 0.5)) / (right + wrong + 2)
+
+    def count(self, grade: Hashable, most: int) -> int:
+        """How many ids to draft, at most `most`; 0 to run the next token by itself."""
+        if len(self._plain) < FIRST_PLAIN or self._since_plain >= AGAIN or self._lost > PATIENCE:
+            return 0
+        chance = min(self.chance(grade), 0.999)
+        best, fastest = 0, 0.0
+        for count in COUNTS:
+            if count <= most:
+                brought = (1 - chance ** (count + 1)) / (1 - chance)
+                faster = brought / self._cost(count)
+                if faster > fastest:
+                    best, fastest = count, faster
+        # What does not promise to pay is tried again once earlier losses are made up for.
+        return best if fastest > WORTH or self._lost <= 0.0 else 0
+
+    def _cost(self, count: int) -> float:
+        """Steps that it takes to draft and check `count` ids."""
+        check = 1 + 0.03 * count  # of large models, which read their weights once for all rows
+        for size, known in self._checks.items():
+            if size == count:
+                check = median(known)
+                break
+            if size < count:
+                check = max(check, median(known))
+        return check + count * median(self._drafting)
+
+
+def _size(count: int) -> int:
+    """The number that such a draft is counted as: the next larger one of `COUNTS`."""
+    return next((size for size in COUNTS if size >= count), COUNTS[-1])
