@@ -8,7 +8,7 @@ qkv is q over k over v; gate_up is the gate over what it lets through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -57,6 +57,19 @@ class StepsTogether(Protocol):
     def forward_each(self, ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
         """Logits after `ids[i]` behind `caches[i]`: (len(ids), vocab_size) float32. Appends to the
         caches, which are different ones.
+        """
+        ...
+
+
+@runtime_checkable
+class ReadsInLayers(Protocol):
+    """A model that can pause while it reads a piece of a prompt."""
+
+    def reading(
+        self, ids: Sequence[int], cache: KVCache, *, logits: bool
+    ) -> Generator[None, None, Tensor | None]:
+        """As `forward`, with a pause after each layer in which other sequences may be run; None
+        unless `logits`. Left before its end it has changed nothing.
         """
         ...
 

@@ -20,6 +20,7 @@ from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import mask
 from tui_chat.model.linear import Precision
 from tui_chat.model.parts import assemble
+from tui_chat.model.pauses import finished
 from tui_chat.model.spec import ModelSpec
 from tui_chat.model.step import one_token
 
@@ -69,7 +70,7 @@ class Decoder:
             cache.reserve(len(cache) + 1)
             logits = self._one(ids[0], cache)
         else:
-            logits = self._parts.logits(at_once(self._many(ids, cache))[-1:])[0]
+            logits = self._parts.logits(finished(self._many(ids, cache))[-1:])[0]
         cache.append(ids)
         return logits
 
@@ -88,7 +89,7 @@ class Decoder:
     @torch.inference_mode()
     def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits after each of `ids`: (len(ids), vocab_size) float32. Appends to the cache."""
-        logits = self._parts.logits(at_once(self._many(ids, cache)))
+        logits = self._parts.logits(finished(self._many(ids, cache)))
         cache.append(ids)
         return logits
 
@@ -143,15 +144,6 @@ class Decoder:
             x = parts.join(block, x, normed, mixed)
             yield
         return x
-
-
-def at_once(running: Generator[None, None, Tensor]) -> Tensor:
-    """What a computation that pauses returns in the end."""
-    while True:
-        try:
-            next(running)
-        except StopIteration as end:
-            return end.value  # type: ignore[no-any-return]
 
 
 def _held_bytes(name: str, tensor: Tensor, precision: Precision) -> int:

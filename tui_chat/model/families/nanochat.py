@@ -9,7 +9,7 @@ the cache, so a cache can be reused, cut and filled in pieces like any other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import ACTIVATIONS, attention, mask, norm, shaped_logits
 from tui_chat.model.linear import Linear, matrix
+from tui_chat.model.pauses import finished
 from tui_chat.model.rotary import Rotary, paired, rotate
 from tui_chat.model.spec import ModelSpec
 
@@ -147,14 +148,26 @@ class NanoChat:
             cache.reserve(len(cache) + 1)
             logits = self._one(ids[0], cache)
         else:
-            logits = self._logits(self._many(ids, cache)[-1:])[0]
+            logits = self._logits(finished(self._many(ids, cache))[-1:])[0]
         cache.append(ids)
         return logits
 
     @torch.inference_mode()
+    def reading(
+        self, ids: Sequence[int], cache: KVCache, *, logits: bool
+    ) -> Generator[None, None, Tensor | None]:
+        """As `forward`, with a pause after each layer in which other sequences may be run; None
+        unless `logits`. Left before its end it has changed nothing.
+        """
+        x = yield from self._many(ids, cache)
+        found = self._logits(x[-1:])[0] if logits else None
+        cache.append(ids)
+        return found
+
+    @torch.inference_mode()
     def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits after each of `ids`: (len(ids), vocab_size) float32. Appends to the cache."""
-        logits = self._logits(self._many(ids, cache))
+        logits = self._logits(finished(self._many(ids, cache)))
         cache.append(ids)
         return logits
 
@@ -162,8 +175,8 @@ class NanoChat:
         logits = self._head.many(self._norm.many(x)).float()
         return logits if self._shape is None else self._shape(logits)
 
-    def _many(self, ids: Sequence[int], cache: KVCache) -> Tensor:
-        """(T, n_embd) after the last layer, for any number of ids."""
+    def _many(self, ids: Sequence[int], cache: KVCache) -> Generator[None, None, Tensor]:
+        """(T, n_embd) after the last layer, for any number of ids; pauses after each layer."""
         spec = self.spec
         start, count = len(cache), len(ids)
         end = start + count
@@ -214,6 +227,7 @@ class NanoChat:
             x = x + layer.down.many(ACTIVATIONS[spec.activation](up))
             if i == self._middle:
                 middle = x
+            yield
         return x - self._backout * middle if self._backout else x
 
     def _pairs_of(self, here: Tensor, before: Tensor, start: int) -> Tensor | None:
