@@ -150,3 +150,13 @@ def one_line(text: str, width: int = 0) -> str:
         if cells > width:
             return line[:kept] + "…"
     return line
+
+
+def size(number: int) -> str:
+    """Bytes: 1981234 -> "2.0 MB"."""
+    value, unit = float(number), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 9.95 else f"{value:.1f} {unit}"

@@ -57,11 +57,11 @@ def test_the_template_ends_a_chat_reply(alphabet: str) -> None:
 
 
 def test_the_same_seed_gives_the_same_reply_on_a_warm_and_a_cold_cache(noise: str) -> None:
-    loaded = opened(noise)
-    warm = Lane(loaded)
+    warm = Lane(opened(noise))
     run(warm, raw("some other text"), BOLD)
     run(warm, raw("hello wor"), BOLD)
-    one, other = run(warm, raw("hello world"), BOLD), run(Lane(loaded), raw("hello world"), BOLD)
+    one = run(warm, raw("hello world"), BOLD)
+    other = run(Lane(opened(noise)), raw("hello world"), BOLD)
     assert one.started.reused_tokens > 0 == other.started.reused_tokens
     assert one.finished.ids == other.finished.ids
     assert run(warm, raw("hello world"), BOLD.with_(seed=12)).finished.ids != one.finished.ids

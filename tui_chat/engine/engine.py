@@ -1,5 +1,4 @@
-"""A lane: one checkpoint in use, with the cache of what it has read. And a reply, as a generator of
-events.
+"""A reply, as a generator of events.
 
 Each step of the generator runs at most one prefill chunk or one token, so that whoever drives it
 (the worker thread, the command line, a Python program) can stop, turn a knob or serve another
@@ -9,9 +8,8 @@ lane in between.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 
-import torch
 from torch import Tensor
 
 from tui_chat.conversation import StopReason
@@ -27,91 +25,15 @@ from tui_chat.engine.events import (
     Stepped,
     WindowMoved,
 )
-from tui_chat.engine.generate import check_ids, prefill, reusable, reuse, score
-from tui_chat.engine.load import LoadedCheckpoint
-from tui_chat.engine.speculate import Drafting, Speculation
+from tui_chat.engine.generate import at_once, check_ids, prefill, use_threads
+from tui_chat.engine.lane import Lane as Lane
+from tui_chat.engine.memory import out_of_memory
+from tui_chat.engine.speculate import Speculation
 from tui_chat.engine.stops import StopText
-from tui_chat.engine.window import ContextWindow, Fitted
-from tui_chat.errors import EngineError, TuiChatError, UsageError
-from tui_chat.model.cache import KVCache
+from tui_chat.engine.window import Fitted
+from tui_chat.errors import EngineError, TuiChatError
 from tui_chat.sampling import Sampler, SamplingParams, random_seed
 from tui_chat.tokenizers.stream import TextStream
-
-
-class Lane:
-    """One conversation with one checkpoint. Not for two threads at once."""
-
-    def __init__(self, checkpoint: LoadedCheckpoint, name: str = "") -> None:
-        self.name = name
-        self.checkpoint = checkpoint
-        self.cache: KVCache = checkpoint.model.new_cache()
-        self.writer: Reply | None = None  # the reply whose tokens the cache ends with
-        self.drafting: Drafting | None = None  # who proposes what replies may go on with
-        self.window = ContextWindow(
-            checkpoint.tokenizer,
-            checkpoint.chat_template,
-            checkpoint.context_length,
-            checkpoint.start_ids,
-            checkpoint.info.text_start,
-            checkpoint.model.incremental,
-            checkpoint.template_variables,
-        )
-
-    def reply(self, prompt: Prompt, params: SamplingParams, request_id: str = "") -> Reply:
-        return Reply(self, prompt, params, request_id)
-
-    def drop_cache(self) -> None:
-        self.cache = self.checkpoint.model.new_cache()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def count(self, prompt: Prompt) -> int:
-        """How many tokens the whole prompt takes."""
-        return len(self.window.whole(prompt))
-
-    def missing(self, prompt: Prompt) -> str:
-        """Characters of the prompt that the tokenizer has no id for."""
-        if prompt.ids is not None:
-            return ""
-        texts = [prompt.text] if prompt.mode == "raw" else [turn.text for turn in prompt.turns]
-        return "".join(dict.fromkeys("".join(map(self.checkpoint.tokenizer.missing, texts))))
-
-    def next_logits(self, ids: Sequence[int]) -> Tensor:
-        """Logits after `ids` (their last context_length): (offered,) float32 on the CPU."""
-        recent = list(ids[-self.checkpoint.context_length :])
-        model = self.checkpoint.model
-        check_ids(model, recent)
-        self.writer = None
-        use_threads(self.checkpoint.threads)
-        reuse(model, self.cache, recent)
-        for _, logits in prefill(model, self.cache, recent):
-            if logits is not None:
-                return self.offered(logits)
-        raise AssertionError("a prefill ends with logits")
-
-    def offered(self, logits: Tensor) -> Tensor:
-        """The logits a token is drawn from: those of the tokenizer's ids, on the CPU."""
-        return logits[: self.checkpoint.offered].cpu()
-
-    def score(self, ids: Sequence[int]) -> list[float | None]:
-        """Log-probability of each id given those before it; the first has none."""
-        model = self.checkpoint.model
-        check_ids(model, ids)
-        if len(ids) > self.checkpoint.context_length:
-            raise UsageError(
-                "the text is too long to score",
-                f"{len(ids)} tokens, and the context holds {self.checkpoint.context_length}",
-                "Score it in parts",
-            )
-        use_threads(self.checkpoint.threads)
-        pieces = score(model, ids, self.checkpoint.offered)
-        return [None, *(value for piece in pieces for value in piece)]
-
-
-def use_threads(count: int) -> None:
-    """Set torch's threads for the calling thread, when they are not set already."""
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
 
 
 class Reply:
@@ -124,6 +46,7 @@ class Reply:
         self.seed = random_seed() if params.seed is None else params.seed
         self.ids: list[int] = []  # made so far
         self.wants: int | None = None  # the token whose logits are next to be computed
+        self.reading: list[int] | None = None  # what is being read, while others could take it over
         self.text = ""  # shown so far
         self._params = params
         self._cancelled = False
@@ -185,7 +108,9 @@ class Reply:
         sent = lane.window.fit(self.prompt, self._params.max_new_tokens)
         check_ids(checkpoint.model, sent.ids)
         self._sent = len(sent.ids)
-        self._reused = reusable(checkpoint.model, lane.cache, sent.ids)
+        lane.check_room(len(sent.ids) + 1)
+        held = self._begin(sent.ids)
+        self._reused = held if checkpoint.model.incremental else 0
         yield Started(
             request_id=self.request_id,
             lane=lane.name,
@@ -199,7 +124,7 @@ class Reply:
             note=sent.note,
         )
         self._sampler = Sampler(self._params, self.seed, sent.ids)
-        logits = yield from self._prefill(sent.ids)
+        logits = yield from self._prefill(sent.ids, begun=True)
         stop_ids = frozenset(checkpoint.info.stop_ids)
         while logits is not None and not self._cancelled:
             began = time.perf_counter()
@@ -247,6 +172,8 @@ class Reply:
             elif lane.writer is not self:  # somebody else has used the lane meanwhile
                 logits = yield from self._prefill([*self._context, choice.id])
             else:
+                if given is None and len(self._context) == lane.cache.capacity:
+                    lane.check_room(len(self._context) + 1)
                 began = time.perf_counter()
                 use_threads(checkpoint.threads)
                 self._context.append(choice.id)
@@ -263,7 +190,7 @@ class Reply:
         return (
             self.lane.writer is self
             and len(self.ids) < self._params.max_new_tokens
-            and len(self._context) < self.lane.checkpoint.context_length
+            and len(self._context) < self.lane.cache.capacity  # which is then not asked to grow
             and self._ahead.settled(self._context, token)
         )
 
@@ -272,34 +199,68 @@ class Reply:
         left = self._params.max_new_tokens - len(self.ids) - 1
         return min(left, self.lane.checkpoint.context_length - len(self._context))
 
-    def _prefill(self, ids: list[int]) -> Generator[Event, None, Tensor | None]:
+    def _begin(self, ids: list[int]) -> int:
+        """Take the lane, with as much of `ids` as is held anywhere; how many tokens that is."""
+        began = time.perf_counter()
+        self.lane.writer = self
+        held = self.lane.start_from(ids)
+        self._spent(began)
+        return held
+
+    def _take_more(self, ids: list[int]) -> None:
+        gained = self.lane.take_more(ids)
+        if not self.ids:
+            self._reused += gained
+
+    def _spent(self, began: float) -> None:
+        # Reading a moved window anew is part of writing on, not of the first token.
+        if self.ids:
+            self._decode_seconds += time.perf_counter() - began
+        else:
+            self._prefill_seconds += time.perf_counter() - began
+
+    def _prefill(
+        self, ids: list[int], *, begun: bool = False
+    ) -> Generator[Event, None, Tensor | None]:
         """Bring the cache to `ids`; returns the last logits, None when the reply was cancelled
         meanwhile.
         """
-        lane, model = self.lane, self.lane.checkpoint.model
+        lane, checkpoint = self.lane, self.lane.checkpoint
         self._context = list(ids)
         robbed = False
         while not self._cancelled:
-            lane.writer = self
-            reuse(model, lane.cache, ids)
-            running = prefill(model, lane.cache, ids)
+            if not begun or lane.writer is not self:
+                self._begin(ids)
+            begun = False
+            running = prefill(
+                checkpoint.model, lane.cache, ids, checkpoint.pieces, lambda: self._take_more(ids)
+            )
+            self.reading = None if at_once(checkpoint.model) else ids
             while not self._cancelled and lane.writer is self:
-                use_threads(lane.checkpoint.threads)
+                if self.reading and not robbed and len(ids) - len(lane.cache) == 1:
+                    # The last one is like a token of the reply: several replies may run it at once.
+                    self.reading, self.wants = None, ids[-1]
+                    yield PrefillProgress(
+                        request_id=self.request_id, done=len(ids) - 1, total=len(ids)
+                    )
+                    given, self._given, self.wants = self._given, None, None
+                    if given is not None and lane.writer is self:
+                        return given
+                    continue
+                use_threads(checkpoint.threads)
                 began = time.perf_counter()
                 done, logits = next(running)
-                # Reading a moved window anew is part of writing on, not of the first token.
-                if self.ids:
-                    self._decode_seconds += time.perf_counter() - began
-                else:
-                    self._prefill_seconds += time.perf_counter() - began
+                self._spent(began)
                 if logits is not None:
+                    self.reading = None
+                if logits is not None or not robbed:
                     yield PrefillProgress(request_id=self.request_id, done=done, total=len(ids))
+                if logits is not None:
                     return logits
-                if not robbed:
-                    yield PrefillProgress(request_id=self.request_id, done=done, total=len(ids))
             # Another reply has taken the lane. Begin again, and this time without a pause: two that
             # rob each other in turn would never get to the end.
             robbed = True
+        self.reading = None
         return None
 
     def _stop_strings(self) -> tuple[str, ...]:
@@ -369,13 +330,3 @@ class Reply:
     def _failed(self, error: TuiChatError) -> Iterator[Event]:
         yield from self._flushed()
         yield Failed(lane=self.lane.name, request_id=self.request_id, error=error)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python ran out of memory: on a CPU it is a RuntimeError of the allocator."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )

@@ -54,6 +54,12 @@ class Pieces:
             self._size = self._whole(max(self._size / 2, min(2 * self._size, fits)))
 
 
+def use_threads(count: int) -> None:
+    """Set torch's threads for the calling thread, when they are not set already."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
 def check_ids(model: Model, ids: Sequence[int]) -> None:
     """Raise UsageError unless every id is a row of the embedding: beyond it a GPU would abort
     the process.

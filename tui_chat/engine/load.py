@@ -18,6 +18,8 @@ from tui_chat.checkpoint.patience import patiently
 from tui_chat.checkpoint.weights import LoadCancelled
 from tui_chat.checkpoint.weights import load as load_weights
 from tui_chat.engine.events import LoadOptions
+from tui_chat.engine.generate import Pieces
+from tui_chat.engine.prefixes import Prefixes
 from tui_chat.errors import UsageError
 from tui_chat.model.build import Model, build
 from tui_chat.model.linear import Precision
@@ -92,6 +94,16 @@ class LoadedCheckpoint:
         special = self.tokenizer.special
         ends = [special[text] for text in END_TOKENS if text in special]
         return ends[:1] or list(self.info.stop_ids[:1]) or self.tokenizer.encode("\n")
+
+    @functools.cached_property
+    def prefixes(self) -> Prefixes:
+        """What its lanes share of what they have read."""
+        return Prefixes()
+
+    @functools.cached_property
+    def pieces(self) -> Pieces:
+        """In what pieces it reads prompts."""
+        return Pieces(self.model)
 
     @functools.cached_property
     def chat_template(self) -> Template:

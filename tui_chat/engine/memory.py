@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tui_chat.checkpoint.info import CheckpointInfo
+from tui_chat.display import size
+from tui_chat.errors import EngineError
 
 GROUPS = Path("/sys/fs/cgroup")
 _PER_WEIGHT: Mapping[str, float] = {"bfloat16": 2, "float16": 2, "int8": 1.3}  # bytes
@@ -86,3 +88,22 @@ def weights_size(info: CheckpointInfo, dtype: str, device: object) -> int:
     """
     dtype = dtype or ("bfloat16" if str(device).startswith("cuda") else "float32")
     return int(info.parameters * _PER_WEIGHT.get(dtype, 4))
+
+
+def too_little(needed: int, free: int, what: str) -> EngineError:
+    """What is said before something is begun that the memory does not hold."""
+    return EngineError(
+        "there is not enough memory",
+        f"{what} need {size(needed)}, and {size(max(0, free))} is free",
+        "Give it less to read, or open the checkpoint with --kv-cache int8",
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python ran out of memory: on a CPU it is a RuntimeError of the allocator."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tui_chat.engine.engine import use_threads
-from tui_chat.engine.generate import prefill
+from tui_chat.engine.generate import prefill, use_threads
 from tui_chat.engine.load import LoadedCheckpoint
 from tui_chat.model.build import Model
 

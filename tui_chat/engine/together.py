@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from tui_chat.engine.memory import out_of_memory
+
 if TYPE_CHECKING:
     from tui_chat.engine.engine import Reply
 
@@ -31,7 +33,7 @@ def serve(replies: Iterable[Reply]) -> None:
 
 
 def _serve(group: Sequence[Reply]) -> None:
-    from tui_chat.engine.engine import out_of_memory, use_threads
+    from tui_chat.engine.generate import use_threads
     from tui_chat.model.build import StepsTogether
 
     checkpoint = group[0].lane.checkpoint

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tui_chat.display import size as size
+
 
 def count(number: int) -> str:
     """984192 -> "984k", 124439808 -> "124M", 7e9 -> "7.0B"."""
@@ -15,16 +17,6 @@ def count(number: int) -> str:
             value = number / divisor
             return f"{value:.0f}{unit}" if not unit or value >= 9.95 else f"{value:.1f}{unit}"
     return f"{number / 1e12:.1f}T"
-
-
-def size(number: int) -> str:
-    """Bytes: 1981234 -> "2.0 MB"."""
-    value, unit = float(number), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if value < 999.5 or unit == "TB":
-            break
-        value /= 1000
-    return f"{value:.0f} {unit}" if unit == "B" or value >= 9.95 else f"{value:.1f} {unit}"
 
 
 def age(seconds: float) -> str:
