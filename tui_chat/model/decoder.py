@@ -19,7 +19,7 @@ from tui_chat.model.batch import next_tokens
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import mask
 from tui_chat.model.linear import Precision
-from tui_chat.model.parts import assemble
+from tui_chat.model.parts import Parts, assemble
 from tui_chat.model.pauses import finished
 from tui_chat.model.spec import ModelSpec
 from tui_chat.model.step import one_token
@@ -55,6 +55,11 @@ class Decoder:
                 "the model cannot be built",
                 f"no place for the tensors {', '.join(sorted(weights)[:4])}",
             )
+
+    @property
+    def parts(self) -> Parts:
+        """What the model is made of, for a step that is built of it elsewhere."""
+        return self._parts
 
     def new_cache(self) -> KVCache:
         return KVCache(
