@@ -7,19 +7,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tui_chat import sampler as fast
 from tui_chat.errors import EngineError, UsageError
+from tui_chat.sampler import Sampler
 from tui_chat.sampling import (
     KNOBS,
     PRESETS,
-    Sampler,
     SamplingParams,
-    candidates,
     chain,
     explain,
     knob,
@@ -36,13 +37,35 @@ def logits_of(*probabilities: float) -> Tensor:
     return torch.tensor(probabilities).log()
 
 
+def in_order(params: SamplingParams, logits: Tensor) -> tuple[list[int], Tensor]:
+    """What the plain route lets through, in the order in which dice find it, and the cumulative
+    share of each.
+    """
+    explained = explain(logits, params)
+    ids = [token for token, name in enumerate(explained.cut_by) if name is None]
+    if params.top_p < 1 or params.min_p > 0 or 0 < params.top_k < len(logits):
+        ids.sort(key=lambda token: -float(logits[token]))  # equal ones stay in the order of ids
+    return ids, explained.kept_probs[ids].cumsum(0)
+
+
+def pick(params: SamplingParams, logits: Tensor, dice: float) -> tuple[int, int]:
+    """The id and the number of tokens let through, by the fast route."""
+    scratch = fast.Scratch(len(logits))
+    with np.errstate(over="ignore"):
+        chosen, count, total = fast.pick(logits.numpy(), float(logits.max()), params, dice, scratch)
+    if total:
+        weights = (logits.double() - logits.max()) / params.temperature
+        assert math.isclose(total, float(weights.exp().sum()), rel_tol=1e-9)
+    return chosen, count
+
+
 def kept(params: SamplingParams, logits: Tensor) -> list[int]:
-    """Ids that can be drawn, by both routes."""
-    explained = [i for i, name in enumerate(explain(logits, params).cut_by) if name is None]
-    ids, weights = candidates(logits, params)
-    fast = sorted(range(len(weights)) if ids is None else ids.tolist())
-    assert fast == explained
-    return fast
+    """Ids that can be drawn, by both routes: each at the dice in the middle of its share."""
+    ids, ends = in_order(params, logits)
+    begins = torch.cat([ends.new_zeros(1), ends[:-1]])
+    for token, middle in zip(ids, ((begins + ends) / 2).tolist(), strict=True):
+        assert pick(params, logits, middle) == (token, len(ids))
+    return sorted(ids)
 
 
 def probabilities(
@@ -132,27 +155,109 @@ def test_each_cut_token_names_the_filter_that_cut_it() -> None:
 # ---- the fast route
 
 
-@settings(max_examples=150, deadline=None)
+def made(kind: str, size: int, seed: int) -> Tensor:
+    """(size,) logits."""
+    source = torch.Generator().manual_seed(seed)
+    flat = torch.randn(size, generator=source)
+    match kind:
+        case "flat":
+            return flat * 0.5
+        case "peaked":
+            return flat * 3.0
+        case "ties":
+            return (flat * 2.0).round()
+        case "equal":
+            return torch.full((size,), -3.25)
+        case "banned":
+            return flat.masked_fill(torch.rand(size, generator=source) < 0.9, -math.inf).index_fill(
+                0, torch.tensor([size // 2]), 0.5
+            )
+        case "huge":
+            return flat * 1e37
+    raise AssertionError(kind)
+
+
+@settings(max_examples=300, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
-    size=st.sampled_from([4, 65, 1000, 5000, 50_257]),
-    temperature=st.sampled_from([0.3, 0.8, 1.0, 1.7]),
+    kind=st.sampled_from(["flat", "peaked", "ties", "equal", "banned", "huge"]),
+    size=st.sampled_from([1, 4, 65, 1000, 1025, 2048, 5000, 50_257]),
+    temperature=st.sampled_from([1e-300, 1e-6, 0.3, 0.8, 1.0, 1.7, 5.0]),
     top_k=st.sampled_from([0, 1, 5, 50, 200, 5000]),
-    top_p=st.sampled_from([1.0, 0.95, 0.5, 0.07]),
-    min_p=st.sampled_from([0.0, 0.02, 0.4]),
-    spread=st.sampled_from([0.5, 3.0]),
+    top_p=st.sampled_from([1.0, 0.95, 0.5, 0.07, 0.0]),
+    min_p=st.sampled_from([0.0, 1e-7, 0.02, 0.4, 1.0]),
 )
-def test_the_fast_route_keeps_exactly_what_the_plain_one_keeps(
-    seed: int, size: int, temperature: float, top_k: int, top_p: float, min_p: float, spread: float
+def test_the_fast_route_draws_what_the_plain_one_lets_through(
+    seed: int,
+    kind: str,
+    size: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
 ) -> None:
-    logits = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * spread
+    logits = made(kind, size, seed)
+    before = logits.clone()
     params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    explained = explain(logits, params)
-    ids, weights = candidates(logits, params)
-    probs = torch.zeros(size, dtype=torch.float64)
-    probs[slice(None) if ids is None else ids] = weights / weights.sum()
-    assert int((probs > 0).sum()) == sum(name is None for name in explained.cut_by)
-    torch.testing.assert_close(probs, explained.kept_probs, atol=1e-9, rtol=1e-6)
+    ids, ends = in_order(params, logits)
+    shares = explain(logits, params).kept_probs
+    dice = torch.rand(20, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    for number in [0.0, *dice.tolist(), 1 - 2**-53]:
+        chosen, count = pick(params, logits, number)
+        at = min(int(torch.searchsorted(ends, number, right=True)), len(ids) - 1)
+        # At the border between two tokens the last bit of a sum may decide.
+        near = min(abs(number - float(ends[at])), abs(number - float(ends[at - 1])) if at else 1.0)
+        assert chosen == ids[at] or near < 1e-9
+        assert shares[chosen] > 0
+        # A token without any weight is drawn by nobody, whether counted or not.
+        assert count == len(ids) or shares[ids].count_nonzero() <= min(count, len(ids))
+    assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("size", [40, 3000, 20_000])
+@pytest.mark.parametrize("kind", ["flat", "peaked", "ties"])
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"top_k": 30},
+        {"top_p": 0.9},
+        {"min_p": 0.05},
+        {"top_k": 30, "top_p": 0.9, "min_p": 0.05},
+        {"top_k": 2900, "min_p": 0.3},
+        {"top_p": 0.99, "min_p": 0.2},
+    ],
+)
+def test_every_token_let_through_is_found_at_its_own_dice(
+    size: int, kind: str, knobs: dict[str, object]
+) -> None:
+    params, logits = PURE.with_(**knobs), made(kind, size, 3)
+    ids, ends = in_order(params, logits)
+    begins = torch.cat([ends.new_zeros(1), ends[:-1]])
+    middles = ((begins + ends) / 2).tolist()
+    for at in {*range(min(len(ids), 60)), *range(0, len(ids), 97), len(ids) - 1}:
+        assert pick(params, logits, middles[at]) == (ids[at], len(ids))
+
+
+@pytest.mark.parametrize("window", [0, 1, 7, 5000])
+def test_the_ids_seen_are_kept_up_to_date_token_by_token(window: int) -> None:
+    """Against the penalty computed anew from the whole text, knobs turned on the way included."""
+    source = torch.Generator().manual_seed(window)
+    text = [-1, 3, 3, 99, 0, *torch.randint(0, 40, (2000,), generator=source).tolist()]
+    params = SamplingParams(
+        temperature=0.0, top_k=0, repetition_penalty=1.3, repetition_window=window
+    )
+    sampler = Sampler(params, 0, text)
+    for at in range(60):
+        sampler.params = params.with_(repetition_window=3) if 20 <= at < 25 else params
+        logits = torch.randn(40, generator=source) * 0.2
+        expected = penalised(logits, sampler.params, text)
+        choice = sampler.ahead()(logits) if at % 2 else sampler(logits)
+        assert choice.id == int(expected.argmax())
+        if at % 2:
+            assert sampler(logits) == choice
+        assert math.isclose(choice.logprob, float(logits.log_softmax(0)[choice.id]), rel_tol=1e-5)
+        text.append(choice.id)
 
 
 def test_draws_follow_the_distribution() -> None:

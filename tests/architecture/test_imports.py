@@ -35,6 +35,7 @@ NEVER = {
     "conversation": ROOMS,
     "errors": ROOMS,
     "sampling": ROOMS,
+    "sampler": ROOMS,
     "settings": ROOMS,
     "display": ROOMS,
     "child": (*ROOMS, "conversation", "errors", "sampling", "settings", "display"),

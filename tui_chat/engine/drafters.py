@@ -13,7 +13,7 @@ from typing import Protocol
 from tui_chat.engine.generate import PREFILL_CHUNK, at_once, reuse
 from tui_chat.engine.load import LoadedCheckpoint
 from tui_chat.errors import TuiChatError, UsageError
-from tui_chat.sampling import Sampler
+from tui_chat.sampler import Sampler
 
 log = logging.getLogger(__name__)
 

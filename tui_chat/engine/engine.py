@@ -32,7 +32,8 @@ from tui_chat.engine.speculate import Speculation
 from tui_chat.engine.stops import StopText
 from tui_chat.engine.window import Fitted
 from tui_chat.errors import EngineError, TuiChatError
-from tui_chat.sampling import Sampler, SamplingParams, random_seed
+from tui_chat.sampler import Sampler
+from tui_chat.sampling import SamplingParams, random_seed
 from tui_chat.tokenizers.stream import TextStream
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from tui_chat.engine.drafters import Drafter, DraftModel, PromptLookup, check_draft, check_target
 from tui_chat.engine.load import LoadedCheckpoint
 from tui_chat.engine.pace import Pace
-from tui_chat.sampling import Sampler
+from tui_chat.sampler import Sampler
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,6 @@ import contextlib
 import gc
 import os
 import sys
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -54,10 +53,7 @@ def import_torch() -> ModuleType:
     sys.setswitchinterval(0.0005)
     gc.disable()
     try:
-        with warnings.catch_warnings():
-            # numpy is no dependency of ours, and nothing here hands tensors to it.
-            warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
-            import torch
+        import torch
     finally:
         sys.setswitchinterval(interval)
         if collecting:
