@@ -112,6 +112,7 @@ class Reply:
         lane.check_room(len(sent.ids) + 1)
         held = self._begin(sent.ids)
         self._reused = held if checkpoint.model.incremental else 0
+        self.reading = None if at_once(checkpoint.model) else sent.ids
         yield Started(
             request_id=self.request_id,
             lane=lane.name,

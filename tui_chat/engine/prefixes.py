@@ -4,7 +4,7 @@ speed of memory, where another cache holds them already.
 Two places are looked at: the caches of the other lanes, and the branches that were put aside when
 a lane went back in its conversation. A branch is only the end of a cache, from where it was cut
 on; whoever comes back to it holds the beginning still, or finds it in another branch. Knows ids
-and rows: no text.
+and rows: no text. Loads no torch by being imported.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import torch
-from torch import Tensor
-
 from tui_chat.engine.memory import available_memory
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tui_chat.engine.engine import Lane
     from tui_chat.model.cache import KVCache
 
@@ -109,11 +108,16 @@ class Prefixes:
         while self.nbytes > budget:
             del self._branches[0]
 
-    @torch.inference_mode()
     def extend(self, cache: KVCache, ids: Sequence[int]) -> int:
         """Bring a cache, which holds the first of `ids`, as near to all of them but the last as
         copying can. Returns how many tokens it gained.
         """
+        import torch
+
+        with torch.inference_mode():  # as the cache was made and filled
+            return self._extend(cache, ids)
+
+    def _extend(self, cache: KVCache, ids: Sequence[int]) -> int:
         before = len(cache)
         while (source := self._furthest(cache, ids)) is not None:
             held, end = source

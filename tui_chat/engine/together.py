@@ -1,5 +1,5 @@
 """Replies of one checkpoint, computed as one batch: their next tokens go through its matrices
-together.
+together, and what several are about to read is read by one of them.
 
 Each reply stays the generator it is: what it would compute next is computed for it and given to
 it. One that wants something else (a prefill, an end) goes its own way.
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tui_chat.engine.memory import out_of_memory
+from tui_chat.engine.prefixes import common
 
 if TYPE_CHECKING:
     from tui_chat.engine.engine import Reply
@@ -30,6 +31,33 @@ def serve(replies: Iterable[Reply]) -> None:
     for group in waiting.values():
         if len(group) > 1:
             _serve(group)
+
+
+def held_back(replies: Sequence[Reply]) -> list[Reply]:
+    """Those for whom another one is about to read what they want, and who have copied all that it
+    has read so far. Of several that have come equally far the first goes on; when it is stopped,
+    the next.
+    """
+    held: list[Reply] = []
+    before: list[Reply] = []
+    for reply in replies:
+        if reply.reading is not None:
+            if any(_reads_for(other, reply) for other in before):
+                held.append(reply)
+            before.append(reply)
+    return held
+
+
+def _reads_for(other: Reply, reply: Reply) -> bool:
+    ids, theirs, done = reply.reading, other.reading, len(reply.lane.cache)
+    return (
+        ids is not None
+        and theirs is not None
+        and other.lane is not reply.lane
+        and other.lane.checkpoint is reply.lane.checkpoint
+        and len(other.lane.cache) == done
+        and common(theirs, ids, len(ids) - 1) > done
+    )
 
 
 def _serve(group: Sequence[Reply]) -> None:

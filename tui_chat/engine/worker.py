@@ -1,9 +1,9 @@
 """The thread in which models run: it takes requests, advances every lane in turn, and emits events.
 
-A reply is a generator; the thread gives each running one a slice of a few milliseconds and looks
-at its requests in between, so that a stop or a turned knob is heard within one token or one
-prefill chunk. No locks: requests come through a queue, events leave through `emit`. torch is
-imported by the first Load, not by importing this module.
+Replies take turns of a few milliseconds (schedule.py), and the thread looks at its requests in
+between, so that a stop or a turned knob is heard within one token or a part of a piece of a prompt.
+No locks: requests come through a queue, events leave through `emit`. torch is imported by the first
+Load, not by importing this module.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from tui_chat.engine.blame import wrapped
 from tui_chat.engine.drafts import forget_draft, set_draft
@@ -42,25 +42,17 @@ from tui_chat.engine.events import (
 )
 from tui_chat.engine.questions import answer
 from tui_chat.engine.resident import Resident
-from tui_chat.engine.together import serve
+from tui_chat.engine.schedule import Schedule
 from tui_chat.engine.torch_import import import_torch
 from tui_chat.errors import CheckpointError, EngineError, TuiChatError, UsageError
 
 if TYPE_CHECKING:
-    from tui_chat.engine.engine import Lane, Reply
+    from tui_chat.engine.engine import Lane
     from tui_chat.engine.load import LoadedCheckpoint
 
 log = logging.getLogger(__name__)
 
-SLICE = 0.008  # seconds a lane runs before the next one has its turn
 PROGRESS_EVERY = 0.03  # seconds between two LoadProgress of one stage
-
-
-class _Running(NamedTuple):
-    """A reply under way in a lane."""
-
-    reply: Reply
-    events: Iterator[Event]
 
 
 class Worker:
@@ -74,7 +66,7 @@ class Worker:
         self._pending: deque[Request] = deque()
         self._questions: dict[tuple[str, str], Question] = {}
         self._lanes: dict[str, Lane] = {}
-        self._running: dict[str, _Running] = {}
+        self._running = Schedule(self._emit, self._blame, lambda: not self._requests.empty())
         self._resident = Resident(memory_budget)
         self._loading: Load | None = None
         self._load_cancelled = False
@@ -110,40 +102,17 @@ class Worker:
             ) as error:  # a panic in a tokenizer is no Exception; the thread lives on
                 log.exception("the model thread stumbled")
                 self._emit(Failed(lane="", request_id="", error=wrapped(error)))
-        for lane in list(self._running):
-            self._end_reply(lane)
+        for lane in self._running.lanes():
+            self._running.end(lane)
 
     def _turn(self) -> None:
-        """One round: all requests that wait, then a slice for every running lane."""
+        """One round: all requests that wait, then a turn of what runs."""
         self._collect(block=not self._running and not self._pending)
         while self._pending:
             self._handle(self._pending.popleft())
         for question in list(self._questions.values()):
             self._answer(question)
-        self._advance_all()
-
-    def _advance_all(self) -> None:
-        """A slice for every running reply; those of one checkpoint write in step."""
-        alone: dict[int, list[str]] = {}
-        for lane, running in self._running.items():
-            alone.setdefault(id(running.reply.lane.checkpoint), []).append(lane)
-        for lanes in alone.values():
-            if len(lanes) == 1:
-                self._advance(lanes[0])
-            else:
-                self._advance_together(lanes)
-
-    def _advance_together(self, lanes: list[str]) -> None:
-        """One event of each reply in turn, what they compute next being computed at once, until
-        the slice is over."""
-        until = time.perf_counter() + SLICE * len(lanes)
-        while time.perf_counter() < until and self._requests.empty():
-            for lane in lanes:
-                self._advance(lane, just_one=True)
-            running = [self._running[lane].reply for lane in lanes if lane in self._running]
-            if not running:
-                return
-            serve(running)
+        self._running.turn()
 
     def _collect(self, *, block: bool) -> None:
         """Move what was sent to `_pending`; with `block` sleep until there is something."""
@@ -168,16 +137,16 @@ class Worker:
             case Generate():
                 self._generate(request)
             case SetSampling(lane=lane, params=params):
-                if lane in self._running:
-                    self._running[lane].reply.params = params
+                if (reply := self._running.reply(lane)) is not None:
+                    reply.params = params
             case SetDraft():
                 self._emit(set_draft(self._lanes, request))
             case Stop(request_id=request_id):
-                self._stop(request_id)
+                self._running.stop(request_id)
             case CountTokens() | ShowPrompt():
                 self._questions[request.lane, request.request_id] = request
             case Unload(lane=lane):
-                self._end_reply(lane)
+                self._running.end(lane)
                 self._drop_lane(lane)
                 self._emit(Unloaded(lane=lane))
             case CancelLoad() | Shutdown():
@@ -186,7 +155,7 @@ class Worker:
     # ---- replies
 
     def _generate(self, request: Generate) -> None:
-        self._end_reply(request.lane)
+        self._running.end(request.lane)
         lane = self._lanes.get(request.lane)
         if lane is None:
             error = UsageError("there is no checkpoint to answer", "", "Open one first")
@@ -197,45 +166,11 @@ class Worker:
         except BaseException as error:
             self._blame(request.lane, request.request_id, error)
             return
-        self._running[request.lane] = _Running(reply, reply.events())
-
-    def _advance(self, lane: str, *, just_one: bool = False) -> None:
-        """Run the lane's reply until its slice is over, a request waits, or it ends; `just_one`:
-        for one event."""
-        running = self._running.get(lane)
-        if running is None:
-            return
-        until = time.perf_counter() + SLICE
-        try:
-            for event in running.events:
-                if isinstance(event, (Finished, Failed)):
-                    self._running.pop(lane, None)
-                self._emit(event)
-                if just_one or time.perf_counter() >= until or not self._requests.empty():
-                    return
-        except BaseException as error:
-            self._blame(lane, running.reply.request_id, error)
-            return
-        self._running.pop(lane, None)
-
-    def _end_reply(self, lane: str) -> None:
-        """Stop the lane's reply, if there is one, and say so."""
-        running = self._running.get(lane)
-        if running is None:
-            return
-        running.reply.cancel()
-        while lane in self._running:
-            self._advance(lane)
-
-    def _stop(self, request_id: str) -> None:
-        for running in self._running.values():
-            if running.reply.request_id == request_id:
-                running.reply.cancel()
+        self._running.add(request.lane, reply)
 
     def _blame(self, lane: str, request_id: str, error: BaseException) -> None:
         """A reply that failed in a way nobody foresaw."""
         log.error("a reply failed", exc_info=error)
-        self._running.pop(lane, None)
         self._emit(Failed(lane=lane, request_id=request_id, error=wrapped(error)))
         if lane in self._lanes:
             # After the screen has heard of it: a device that is lost may refuse this as well.
@@ -255,7 +190,7 @@ class Worker:
 
     def _load(self, request: Load) -> None:
         """Open a checkpoint into a lane. The lane keeps what it had until the new one is there."""
-        self._end_reply(request.lane)
+        self._running.end(request.lane)
         self._loading, self._load_cancelled = request, False
         began = time.perf_counter()
         try:
@@ -347,7 +282,7 @@ class Worker:
                     self._load_cancelled = True  # a newer wish for the same lane
                     later.append(request)
                 case Stop(request_id=request_id):
-                    self._stop(request_id)
+                    self._running.stop(request_id)
                     later = self._without(later, request_id)
                 case SetSampling() | CountTokens() | ShowPrompt():
                     self._handle(request)
@@ -356,7 +291,7 @@ class Worker:
                 case _:
                     later.append(request)
         self._pending = later
-        self._advance_all()
+        self._running.turns()
         return self._load_cancelled or self._closing
 
     def _without_load(self, waiting: deque[Request], lane: str) -> deque[Request]:
