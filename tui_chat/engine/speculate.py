@@ -152,6 +152,11 @@ class Speculation:
             return logits
         rows = model.forward_all([context[-1], *ids], cache)
         rows = rows[:, : lane.checkpoint.offered].cpu()
+        if bool(rows.amax().isnan()):
+            # Proposed ids may be such as damaged weights have no numbers for, and what is masked
+            # is NaN all the same. Without them the reply may never meet it.
+            cache.truncate(len(context) - 1)
+            return lane.offered(model.forward(context[-1:], cache))
         checked = time.perf_counter()
         self._context = context
         self._ahead = _Ahead(by, ids, rows, len(context), grade, drafted - began, checked - drafted)
