@@ -77,7 +77,7 @@ class Reply:
         """The logits after `wants`, (vocab_size,), from whoever computed them for several replies
         at once and appended to the lane's cache; `seconds` is this one's share of the time.
         """
-        self._given = logits
+        self._given, self.wants = logits, None
         self._decode_seconds += seconds
 
     def cancel(self) -> None:

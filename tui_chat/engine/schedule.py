@@ -107,6 +107,8 @@ class Schedule:
         replies = [self._running[lane].reply for lane in lanes]
         reading = [reply.reading is not None for reply in replies]
         while True:
+            if len(replies) > 1:
+                serve(replies)
             for lane in lanes:
                 self._advance(lane)
             if (
@@ -115,11 +117,7 @@ class Schedule:
                 or not all(lane in self._running for lane in lanes)
                 or [reply.reading is not None for reply in replies] != reading
             ):
-                break
-            if len(replies) > 1:
-                serve(replies)
-        if len(replies) > 1:
-            serve(self._running[lane].reply for lane in lanes if lane in self._running)
+                return
 
     def _advance(self, lane: str) -> None:
         """To the next event of the lane's reply."""
