@@ -197,9 +197,12 @@ class Reply:
         )
 
     def _room(self) -> int:
-        """How many ids may be run beyond the context without one too many."""
+        """How many ids may be run beyond the context: none too many, and none for which the cache
+        would have to grow.
+        """
         left = self._params.max_new_tokens - len(self.ids) - 1
-        return min(left, self.lane.checkpoint.context_length - len(self._context))
+        most = min(self.lane.cache.capacity, self.lane.checkpoint.context_length)
+        return min(left, most - len(self._context))
 
     def _begin(self, ids: list[int]) -> int:
         """Take the lane, with as much of `ids` as is held anywhere; how many tokens that is."""
