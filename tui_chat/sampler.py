@@ -92,6 +92,13 @@ class Sampler:
             self._seen.add(chosen)
         return Choice(chosen, float(logits[chosen]) - peak - math.log(total), kept)
 
+    def skip(self, token: int) -> None:
+        """Count `token` as drawn: somebody else has drawn it by the same number."""
+        next(self._dice)
+        self._history.append(token)
+        if self._seen is not None:
+            self._seen.add(token)
+
     def ahead(self) -> Sampler:
         """One that draws, from the same logits, what this one would draw next and after that; this
         one's dice stay where they are.

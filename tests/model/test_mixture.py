@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tui_chat.model import mixture as module
 from tui_chat.model.mixture import mixture
 from tui_chat.model.spec import Experts, ModelSpec
 
@@ -138,10 +139,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(params=["asked for", "picked"])
+def one_position(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to the experts of one position: a CPU's, and a GPU's."""
+    if request.param == "picked":
+        monkeypatch.setattr(module, "ASKING", ())
+
+
 def inputs(count: int) -> Tensor:
     return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(11))
 
 
+@pytest.mark.usefixtures("one_position")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("count", [1, 2, 23])
 def test_gives_the_sum_written_out(name: str, count: int) -> None:
@@ -162,6 +171,7 @@ def test_capacity_takes_weight_from_the_later_positions_only() -> None:
     assert same[0] and not all(same)
 
 
+@pytest.mark.usefixtures("one_position")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near_and_in_its_type(dtype: torch.dtype) -> None:
     model = spec()
@@ -173,6 +183,7 @@ def test_half_precision_stays_near_and_in_its_type(dtype: torch.dtype) -> None:
     torch.testing.assert_close(many(x).double(), expected, atol=0.06, rtol=0.05)
 
 
+@pytest.mark.usefixtures("one_position")
 def test_one_position_multiplies_the_chosen_experts_only() -> None:
     model = spec()
     given = weights(model)

@@ -28,11 +28,12 @@ from tui_chat.engine.events import (
 from tui_chat.engine.generate import at_once, check_ids, prefill, use_threads
 from tui_chat.engine.lane import Lane as Lane
 from tui_chat.engine.memory import out_of_memory
+from tui_chat.engine.overlap import Overlap, Queued
 from tui_chat.engine.speculate import Speculation
 from tui_chat.engine.stops import StopText
 from tui_chat.engine.window import Fitted
 from tui_chat.errors import EngineError, TuiChatError
-from tui_chat.sampler import Sampler
+from tui_chat.sampler import Choice, Sampler
 from tui_chat.sampling import SamplingParams, random_seed
 from tui_chat.tokenizers.stream import TextStream
 
@@ -56,6 +57,7 @@ class Reply:
         self._sampler: Sampler | None = None
         self._given: Tensor | None = None
         self._ahead = Speculation(lane)
+        self._overlap: Overlap | None = None
         opening = prompt.ids is None and prompt.mode == "raw" and not prompt.text
         self._stream = TextStream(lane.checkpoint.tokenizer, opening=opening)
         self._stops = StopText(self._stop_strings())
@@ -123,15 +125,17 @@ class Reply:
             first_char=sent.first_char,
             dropped_tokens=sent.dropped_tokens,
             missing=lane.missing(self.prompt),
-            note=sent.note,
+            note=" ".join(filter(None, (sent.note, lane.remark()))),
         )
         self._sampler = Sampler(self._params, self.seed, sent.ids)
-        logits = yield from self._prefill(sent.ids, begun=True)
+        if lane.pipeline is not None and lane.drafting is None:
+            self._overlap = Overlap(lane.pipeline, self.seed, sent.ids)
+        logits: Tensor | Queued | None = yield from self._prefill(sent.ids, begun=True)
         stop_ids = frozenset(checkpoint.info.stop_ids)
         while logits is not None and not self._cancelled:
             began = time.perf_counter()
-            choice = self._sampler(lane.offered(logits))
-            self._decode_seconds += time.perf_counter() - began
+            choice = self._choose(self._sampler, logits)
+            self._spent(began)
             self.ids.append(choice.id)
             stopped = choice.id in stop_ids
             piece = self._stream.flush() if stopped else self._stream.push(choice.id)
@@ -180,6 +184,8 @@ class Reply:
                 use_threads(checkpoint.threads)
                 self._context.append(choice.id)
                 logits = given
+                if self._overlap is not None:
+                    logits = self._overlap.after(lane.cache, self._params)
                 if logits is None:
                     logits = self._ahead.after(self._context, self._sampler, self._room())
                 self._decode_seconds += time.perf_counter() - began
@@ -187,10 +193,21 @@ class Reply:
                     yield from self._slid(sent, checkpoint.context_length // 8)
         yield from self._ended(sent, "cancelled")
 
+    def _choose(self, sampler: Sampler, logits: Tensor | Queued) -> Choice:
+        if self._overlap is not None:
+            choice = self._overlap.choose(logits, self.lane.cache, self._params)
+            if choice is not None:
+                sampler.skip(choice.id)
+                return choice
+            self._overlap = None  # something failed: from here on the plain way
+        assert not isinstance(logits, Queued)
+        return sampler(self.lane.offered(logits))
+
     def _goes_on(self, token: int) -> bool:
         """Whether the next thing is to run the last token through the model, and no more."""
         return (
-            self.lane.writer is self
+            self._overlap is None
+            and self.lane.writer is self
             and len(self.ids) < self._params.max_new_tokens
             and len(self._context) < self.lane.cache.capacity  # which is then not asked to grow
             and self._ahead.settled(self._context, token)

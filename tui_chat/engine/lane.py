@@ -13,6 +13,7 @@ from tui_chat.engine.events import Prompt
 from tui_chat.engine.generate import at_once, check_ids, prefill, reusable, score, use_threads
 from tui_chat.engine.load import LoadedCheckpoint
 from tui_chat.engine.memory import available_memory, too_little
+from tui_chat.engine.overlap import pipeline_for
 from tui_chat.engine.window import ContextWindow
 from tui_chat.errors import UsageError
 from tui_chat.model.cache import KVCache
@@ -32,6 +33,7 @@ class Lane:
         self.cache: KVCache = checkpoint.model.new_cache()
         self.writer: Reply | None = None  # the reply whose tokens the cache ends with
         self.drafting: Drafting | None = None  # who proposes what replies may go on with
+        self.pipeline = pipeline_for(checkpoint)  # writes ahead on a GPU
         self.window = ContextWindow(
             checkpoint.tokenizer,
             checkpoint.chat_template,
@@ -59,8 +61,14 @@ class Lane:
 
     def drop_cache(self) -> None:
         self.cache = self.checkpoint.model.new_cache()
+        if self.pipeline is not None:
+            self.pipeline.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def remark(self) -> str:
+        """Why its tokens come slower than they could, said once."""
+        return "" if self.pipeline is None else self.pipeline.remark()
 
     def count(self, prompt: Prompt) -> int:
         """How many tokens the whole prompt takes."""

@@ -1,7 +1,9 @@
 """A mixture of experts in place of an MLP: a router gives each position to a few of many MLPs.
 
 For one position only the chosen experts are multiplied; for many, each expert gets its positions in
-one product. Settled when it is built, like the rest of a layer. Knows no cache and no file.
+one product. On a GPU nobody asks which they are for one position: their matrices are picked out by
+number, and the host runs on. Settled when it is built, like the rest of a layer. Knows no cache and
+no file.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from torch import Tensor
 from tui_chat.model.layers import ACTIVATIONS, gate
 from tui_chat.model.linear import Linear, Make, Map, matrix, times
 from tui_chat.model.spec import Experts, ModelSpec
+
+ASKING = ("cpu",)  # devices on which it costs nothing to look at which experts were chosen
 
 _Choose = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -40,13 +44,18 @@ def mixture(
     prefix = f"{at}.mlp"
     choose = _router(experts, weights, f"{prefix}.router")
     up_name = "gate_up" if spec.gated else "up"
-    ups = _each(experts.count, weights, f"{prefix}.experts.{up_name}", make)
-    downs = _each(experts.count, weights, f"{prefix}.experts.down", make_down)
     act = gate(spec.activation) if spec.gated else ACTIVATIONS[spec.activation]
+    names = f"{prefix}.experts.{up_name}", f"{prefix}.experts.down"
+    asking = weights[f"{names[0]}.weight"].device.type in ASKING
+    picked = None if asking else _picking(experts.count, weights, *names, act)
+    ups = _each(experts.count, weights, names[0], make)
+    downs = _each(experts.count, weights, names[1], make_down)
     shared = _shared(spec, weights, prefix, act, make, make_down)
 
     def routed(x: Tensor) -> Tensor:
         scores, chosen = choose(x)  # (T, used) each
+        if x.shape[0] == 1 and picked is not None:
+            return picked(x, scores, chosen)
         if x.shape[0] == 1:
             out = torch.zeros_like(x)
             for expert, score in zip(chosen[0].tolist(), scores[0].tolist(), strict=True):
@@ -79,6 +88,37 @@ def _by_expert(
         out.index_add_(0, here, product.mul_(by[begin:end]))
         begin = end
     return out
+
+
+def _picking(
+    count: int, weights: dict[str, Tensor], up: str, down: str, act: Map
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """What one position gets of its experts, without asking which they are: x (1, n_embd), their
+    scores and numbers (1, used) -> (1, n_embd). Reads the tensors where they lie, and leaves them.
+    """
+
+    def stacked(name: str) -> tuple[Tensor, Tensor | None]:
+        rows, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+        return (
+            rows.view(count, -1, rows.shape[1]),  # (count, out, in)
+            None if bias is None else bias.view(count, 1, -1),
+        )
+
+    def product(x: Tensor, by: tuple[Tensor, Tensor | None], chosen: Tensor) -> Tensor:
+        """(used, 1, in) -> (used, 1, out)."""
+        weight, bias = by
+        made = torch.bmm(x, weight.index_select(0, chosen).transpose(1, 2))
+        return made if bias is None else made.add_(bias.index_select(0, chosen))
+
+    ups, downs = stacked(up), stacked(down)
+
+    def picked(x: Tensor, scores: Tensor, chosen: Tensor) -> Tensor:
+        numbers = chosen[0]
+        opened = product(x.expand(len(numbers), 1, -1), ups, numbers)
+        made = product(act(opened[:, 0])[:, None], downs, numbers)
+        return (made[:, 0] * scores[0][:, None].to(x.dtype)).sum(0, keepdim=True)
+
+    return picked
 
 
 def _router(experts: Experts, weights: dict[str, Tensor], name: str) -> _Choose:

@@ -1,0 +1,191 @@
+"""The next token's logits with every address and shape fixed: what changes from token to token (its
+id, its position, the rows of the cache it goes to) is read from tensors.
+
+The same layers as in decoder.py. Attention runs over a fixed number of rows of the cache, behind a
+mask made from the position on the device. Nothing here asks the device for a number. Knows no text
+and no sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tui_chat.model.cache import KVCache
+from tui_chat.model.parts import MLP, Block, Parts
+from tui_chat.model.rotary import Rotary
+
+FIRST_BUCKET = 256
+DOUBLING_UPTO = 4096
+
+# cuDNN's attention is left out: it plans for each new shape, which takes longer than recording.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def bucket(length: int) -> int:
+    """The number of rows that attention runs over when `length` of them count.
+
+    Doubling at first, where recording anew costs more than reading rows in vain, then two to a
+    doubling: at most a third of what is read of a long cache is read in vain.
+    """
+    size = FIRST_BUCKET
+    while size < length:
+        between = size + size // 2
+        if size >= DOUBLING_UPTO and between >= length:
+            return between
+        size *= 2
+    return size
+
+
+Begin = Callable[[Parts, Block, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor, Tensor]]
+Middle = Callable[
+    [Parts, Block, Block, Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor, Tensor]
+]
+End = Callable[[Parts, Block, Tensor, Tensor, Tensor], Tensor]
+
+
+class Stages(NamedTuple):
+    """What lies between one attention and the next. No shape in it depends on the cache, so that
+    what is compiled of it holds for every length and every lane.
+    """
+
+    begin: Begin
+    middle: Middle
+    end: End
+
+
+def begin(
+    parts: Parts, block: Block, token: Tensor, place: Tensor, angles: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From a token's id and position, (1,) each, to the first attention: x (1, n_embd), what of it
+    went into the layer, and its heads (1, n_head + 2 n_kv_head, head_dim).
+    """
+    x = parts.begin(token, place)
+    return x, *_before(parts, block, x, angles)
+
+
+def middle(
+    parts: Parts,
+    block: Block,
+    following: Block,
+    x: Tensor,
+    normed: Tensor,
+    mixed: Tensor,
+    angles: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From what attention made, (1, n_head * head_dim), to the next layer's. x is written over."""
+    x = _after(parts, block, x, normed, mixed)
+    return x, *_before(parts, following, x, angles)
+
+
+def end(parts: Parts, block: Block, x: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
+    """From what the last attention made to the logits: (vocab_size,) float32."""
+    return parts.logits(_after(parts, block, x, normed, mixed))[0]
+
+
+PLAIN = Stages(begin, middle, end)
+
+
+def _before(parts: Parts, block: Block, x: Tensor, angles: Tensor | None) -> tuple[Tensor, Tensor]:
+    spec = parts.spec
+    normed = block.attn_norm.many(x)
+    heads = block.qkv.many(normed).view(1, spec.n_head + 2 * spec.n_kv_head, spec.head_dim)
+    parts.turn(heads[:, : spec.n_head + spec.n_kv_head], block, angles)
+    return normed, heads
+
+
+def _after(parts: Parts, block: Block, x: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
+    """Parts.join, with the last product of a branch added as it is made where nothing comes
+    between: two calls less in a layer.
+    """
+    mlp = block.mlp
+    if (
+        parts.spec.residual != "serial"
+        or block.out is None
+        or block.attn_post is not None
+        or block.mlp_post is not None
+        or block.mlp_norm is None
+        or not isinstance(mlp, MLP)
+    ):
+        return parts.join(block, x, normed, mixed)
+    x = block.out.onto(x)(mixed)
+    return mlp.down.onto(x)(mlp.act(mlp.up.many(block.mlp_norm.many(x))))
+
+
+class Inputs(NamedTuple):
+    """What a step reads and writes beside the cache: `token` (1,) int64, `place` (1,) int64, its
+    position; `rows`: for each window the row of the cache that its keys and values go to, (1,)
+    int64; `logits` (vocab_size,) float32.
+    """
+
+    token: Tensor
+    place: Tensor
+    rows: dict[int, Tensor]
+    logits: Tensor
+
+
+def windows(parts: Parts) -> list[int]:
+    """The different windows of the layers; 0: all positions."""
+    return sorted({block.window for block in parts.blocks})
+
+
+def origins(parts: Parts, cache: KVCache) -> list[int]:
+    """For each of `windows` the position of row 0."""
+    first = {block.window: i for i, block in reversed(list(enumerate(parts.blocks)))}
+    return [cache.layers[first[window]].origin for window in windows(parts)]
+
+
+def fixed_step(
+    parts: Parts, stages: Stages, cache: KVCache, inputs: Inputs, size: int
+) -> Callable[[], None]:
+    """The step over the first `size` rows of the cache, as long as `cache.version` stays.
+
+    Rows behind the one it writes are read and then masked: they must hold numbers, not NaN.
+    """
+    spec, blocks, attend = parts.spec, parts.blocks, parts.attend
+    n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
+    stores = [layer.data for layer in cache.layers]
+    seen = [store[..., : min(size, store.shape[3]), :] for store in stores]
+    kinds = [(block.window, rows.shape[3]) for block, rows in zip(blocks, seen, strict=True)]
+    numbers = {kind: torch.arange(kind[1], device=parts.device) for kind in kinds}
+    # The table of an unlimited context grows; this one reaches as far as this step does.
+    tables = _tables(blocks, min(size, spec.context_length))
+    token, place, rows, logits = inputs
+
+    def hidden(window: int, number: Tensor) -> Tensor:
+        row = rows[window]
+        outside = number > row
+        if window:
+            outside |= number <= row - window
+        mask = torch.zeros(1, len(number), dtype=parts.dtype, device=parts.device)
+        return mask.masked_fill_(outside, -torch.inf)
+
+    def step() -> None:
+        turned = {id(rotary): table.index_select(0, place) for rotary, table in tables}
+        angles = [None if block.rotary is None else turned[id(block.rotary)] for block in blocks]
+        masks = {kind: hidden(kind[0], number) for kind, number in numbers.items()}
+        x, normed, heads = stages.begin(parts, blocks[0], token, place, angles[0])
+        with sdpa_kernel(KERNELS):
+            for i, block in enumerate(blocks):
+                kv = heads[:, n_head:].view(2, 1, n_kv, 1, dim)
+                stores[i].index_copy_(3, rows[block.window], kv)
+                q = heads[:, :n_head].view(1, n_kv, n_head // n_kv, dim)
+                mask = masks[kinds[i]]
+                mixed = attend(q, seen[i][0], seen[i][1], mask, False).reshape(1, -1)
+                if i + 1 < len(blocks):
+                    following = blocks[i + 1]
+                    x, normed, heads = stages.middle(
+                        parts, block, following, x, normed, mixed, angles[i + 1]
+                    )
+        logits.copy_(stages.end(parts, blocks[-1], x, normed, mixed))
+
+    return step
+
+
+def _tables(blocks: Sequence[Block], length: int) -> list[tuple[Rotary, Tensor]]:
+    found = {id(block.rotary): block.rotary for block in blocks if block.rotary is not None}
+    return [(rotary, rotary.upto(length)) for rotary in found.values()]
