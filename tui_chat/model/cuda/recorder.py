@@ -77,18 +77,12 @@ class EagerRecorder:
         return Slot(size, found, pinned=False)
 
 
-class CudaGraphRecorder:
-    """Records work as CUDA graphs that share one pool of memory.
+class Recording:
+    """Work that is recorded, and then only replayed. Subclasses say how."""
 
-    They may share it because they run one after the other in one stream, and because nothing that
-    is allocated while recording is looked at after a run: results lie in tensors made before.
-    """
-
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         self.remark = ""
         self._able = True
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, work: Work) -> Work:
         """The first run is not recorded but done, for kernels and workspaces are loaded in it;
@@ -114,9 +108,26 @@ class CudaGraphRecorder:
         except RuntimeError as error:  # of CUDA, of its memory, of an operator that cannot
             self._able = False
             what = str(error).strip().splitlines() or [type(error).__name__]
-            self.remark = f"no CUDA graph could be recorded ({what[0][:200]})"
+            self.remark = f"no CUDA graph could be recorded: {what[0][:200]}"
             log.warning("%s; each operator is started by itself", self.remark, exc_info=error)
             return work
+
+    def _captured(self, work: Work) -> Work:
+        """Does not run the work. Raises RuntimeError where it cannot be recorded."""
+        raise NotImplementedError
+
+
+class CudaGraphRecorder(Recording):
+    """Records work as CUDA graphs that share one pool of memory.
+
+    They may share it because they run one after the other in one stream, and because nothing that
+    is allocated while recording is looked at after a run: results lie in tensors made before.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
     def _captured(self, work: Work) -> Work:
         # Not `with torch.cuda.graph(...)`: that waits for the device and empties the allocator
