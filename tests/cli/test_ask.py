@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import tui_chat
 from tui_chat.cli.generate import SEPARATOR
 
-from .conftest import BASE, CHAT, Run
+from .conftest import BASE, CHAT, CHECKPOINTS, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ("--greedy", "--max-new-tokens", "8")
@@ -234,3 +235,28 @@ def test_a_reader_that_has_enough_ends_the_program_quietly() -> None:
     process.stderr.close()
     assert process.wait(30) == -signal.SIGPIPE
     assert errors == b""
+
+
+def test_a_draft_and_lookup_change_nothing_that_is_said(run: Run) -> None:
+    arguments = ("ask", BASE, "The king, the king, the", "--raw", "--seed", "3", "--json")
+    plain = run(*arguments).json
+    assert plain["stats"]["drafted_tokens"] == plain["stats"]["accepted_tokens"] == 0
+    early = str(CHECKPOINTS / "demo-base" / "step_000263.safetensors")
+    for option in (("--lookup",), ("--draft", early)):
+        done = run(*arguments, *option)
+        assert done.json["samples"] == plain["samples"]
+        stats = done.json["stats"]
+        assert 0 <= stats["accepted_tokens"] <= stats["drafted_tokens"] > 0
+        assert re.fullmatch(
+            r"draft: \d+ of \d+ tokens were proposed; \d+% of what was proposed was right\n",
+            done.err,
+        )
+
+
+def test_a_checkpoint_that_cannot_draft_is_refused_in_a_sentence(run: Run) -> None:
+    tiny = Path(__file__).parents[1] / "fixtures/S3/tiny_fallback/checkpoints/tiny"
+    done = run("ask", BASE, "The", "--draft", str(tiny))
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("tui-chat: tiny/2 cannot draft: its architecture computes the whole")
+    assert run("ask", BASE, "The", "--draft", BASE, "--lookup").status == 2
+    assert run("ask", str(tiny), "The", "--lookup").status == 2

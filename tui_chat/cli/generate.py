@@ -62,6 +62,8 @@ def ask(arguments: argparse.Namespace) -> int:
         # After the text, which a remark would cut in two.
         if left_out := sum(sample.left_out for sample in samples):
             remark(f"the context filled up: {left_out} tokens at the beginning were left out")
+        if arguments.draft or arguments.lookup:
+            tell_drafted(samples)
         if arguments.json:
             write_json(_report(checkpoint, prompt, params, samples, arguments.logprobs))
         return STOPPED if stopped() else 0
@@ -190,8 +192,24 @@ def _report(
             "new_tokens": new_tokens,
             "decode_seconds": decode_seconds,
             "tokens_per_second": new_tokens / decode_seconds if decode_seconds > 0 else 0.0,
+            "drafted_tokens": sum(one.drafted_tokens for one in stats),
+            "accepted_tokens": sum(one.accepted_tokens for one in stats),
         },
     }
+
+
+def tell_drafted(samples: list[Sample]) -> None:
+    """Say on stderr what came of the proposals."""
+    stats = [sample.finished.stats for sample in samples if sample.finished is not None]
+    drafted = sum(one.drafted_tokens for one in stats)
+    if not drafted:
+        remark("draft: nothing was proposed")
+        return
+    accepted, made = sum(one.accepted_tokens for one in stats), sum(one.new_tokens for one in stats)
+    remark(
+        f"draft: {accepted} of {made} tokens were proposed; {accepted / drafted:.0%} of what was "
+        "proposed was right"
+    )
 
 
 # ---- shared by ask, next and score
@@ -269,6 +287,9 @@ def open_quietly(arguments: argparse.Namespace) -> Checkpoint:
 
     with Progress() as progress:
         load = asdict(options.load_options(arguments))
+        load |= {
+            name: getattr(arguments, name) for name in ("draft", "lookup") if name in arguments
+        }
         checkpoint = open_checkpoint(arguments.path, progress=progress, **load)
     for warning in checkpoint.info.warnings:
         remark(f"tui-chat: {warning}")

@@ -56,6 +56,7 @@ def app_parser() -> Parser:
         help="checkpoint file or run directory; none: the last one used, else the demo",
     )
     _load_options(parser)
+    _draft_options(parser)
     _debug(parser)
     parser.add_argument("--version", action="store_true", help="print the version")
     return parser
@@ -68,6 +69,7 @@ def command_parser(command: str) -> Parser:
         case "ask":
             _prompt(parser, "PROMPT", "what to answer; - or none: standard input")
             _samples(parser)
+            _draft_options(parser)
         case "next":
             _prompt(parser, "PROMPT", "the text so far; - or none: standard input")
             parser.add_argument(
@@ -237,6 +239,22 @@ def _load_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dtype", metavar="NAME", help="float32, bfloat16, float16, int8")
     group.add_argument(
         "--kv-cache", metavar="NAME", help="int8: keys and values in less memory (as computed)"
+    )
+
+
+def _draft_options(parser: argparse.ArgumentParser) -> None:
+    """What makes replies faster and leaves them what they are."""
+    drafts = parser.add_mutually_exclusive_group()
+    drafts.add_argument(
+        "--draft",
+        type=_path,
+        metavar="PATH",
+        help="a smaller or earlier checkpoint proposes what comes next: the same reply, sooner",
+    )
+    drafts.add_argument(
+        "--lookup",
+        action="store_true",
+        help="propose what followed the same words before: sooner where a text repeats itself",
     )
 
 

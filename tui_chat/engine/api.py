@@ -104,6 +104,30 @@ class Checkpoint:
                 reply.cancel()
         raise AssertionError("a reply ends with Finished or Failed")
 
+    def draft_with(
+        self,
+        path: str = "",
+        *,
+        lookup: bool = False,
+        options: LoadOptions | None = None,
+        progress: Callable[[str, float], None] = lambda stage, done: None,
+    ) -> None:
+        """Have a smaller or earlier checkpoint with the same tokenizer propose how replies go on,
+        or the text so far (`lookup`); neither: nobody. Replies come faster where it is often right,
+        and say the same. Raises UsageError for a pair that cannot, CheckpointError.
+        """
+        from tui_chat.engine import speculate
+        from tui_chat.engine.load import load_checkpoint
+
+        if path and lookup:
+            raise UsageError("a draft and lookup were given", "", "Give one of them")
+        self.lane.drafting = None
+        if lookup:
+            self.lane.drafting = speculate.lookup(self.loaded)
+        elif path:
+            source = load_checkpoint(str(path), options or LoadOptions(), progress)
+            self.lane.drafting = speculate.draft(source, self.loaded)
+
     def score(self, ids: Sequence[int]) -> list[float | None]:
         """Natural log of the probability of each id given those before it; None for the first."""
         return self.lane.score(ids)
@@ -118,10 +142,12 @@ def open_checkpoint(
     path: str,
     *,
     progress: Callable[[str, float], None] = lambda stage, done: None,
+    draft: str = "",
+    lookup: bool = False,
     **options: Any,
 ) -> Checkpoint:
-    """Open what lies at `path`. Options are the fields of `LoadOptions`; UsageError names them
-    for another one.
+    """Open what lies at `path`; `draft` and `lookup` as in `draft_with`. Options are the fields of
+    `LoadOptions`; UsageError names them for another one.
     """
     known = [field.name for field in fields(LoadOptions)]
     for name in options:
@@ -132,7 +158,11 @@ def open_checkpoint(
     import_torch()
     from tui_chat.engine.load import load_checkpoint
 
-    return Checkpoint(load_checkpoint(str(path), LoadOptions(**given), progress))
+    asked = LoadOptions(**given)
+    checkpoint = Checkpoint(load_checkpoint(str(path), asked, progress))
+    if draft or lookup:
+        checkpoint.draft_with(draft, lookup=lookup, options=asked.for_draft(), progress=progress)
+    return checkpoint
 
 
 def as_turn(message: Mapping[str, str]) -> Turn:

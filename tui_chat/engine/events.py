@@ -32,6 +32,10 @@ class LoadOptions:
     config_file: str = ""
     template_variables: Mapping[str, object] = field(default_factory=dict)
 
+    def for_draft(self) -> LoadOptions:
+        """How to open what drafts for a checkpoint that is opened like this."""
+        return LoadOptions(device=self.device, dtype=self.dtype, tokenizer=self.tokenizer)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
@@ -254,6 +258,11 @@ class Stats:
     @property
     def tokens_per_second(self) -> float:
         return self.new_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    @property
+    def acceptance(self) -> float | None:
+        """The share of proposed tokens that were drawn; None where none was proposed."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
