@@ -107,6 +107,8 @@ class CountTokens:
     lane: str
     request_id: str
     prompt: Prompt
+    behind: int = 0  # tokens that stand before it in the context
+    reply_tokens: int = 0  # that may follow: memory is forecast for all three
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,11 +292,34 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on the device of a lane, and what a context of `tokens` there would add to them."""
+
+    weights: int  # of all checkpoints that are open, those kept for later too
+    caches: int  # keys and values of all of them
+    idle: int  # of both, what is given up when something else needs it
+    free: int  # what the machine or the GPU has left
+    needs: int
+    tokens: int
+
+    @property
+    def fits(self) -> bool:
+        return self.needs <= self.free + self.idle
+
+    @property
+    def tight(self) -> bool:
+        """Whether little is left beside it: a tenth of what is in use and free, or half a GB."""
+        left = self.free + self.idle - self.needs
+        return left < min((self.weights + self.caches + self.free) // 10, 5 * 10**8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
     request_id: str
     lane: str
     tokens: int
     missing: str = ""
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,13 +4,14 @@ that switching back costs nothing.
 
 from __future__ import annotations
 
-import os
+import gc
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tui_chat.checkpoint.info import CheckpointInfo
 from tui_chat.engine.events import LoadOptions
+from tui_chat.engine.memory import available_memory
 
 if TYPE_CHECKING:
     from tui_chat.engine.engine import Lane
@@ -23,7 +24,7 @@ SHARE = 0.25  # of the memory that was available at the start
 
 class Resident:
     """The recently used checkpoints and the lanes that rest in them, the oldest dropped once the
-    idle ones exceed `budget` bytes of weights and caches.
+    idle ones exceed `budget` bytes of weights and caches, or something else needs the memory.
     """
 
     def __init__(self, budget: int | None = None) -> None:
@@ -65,28 +66,53 @@ class Resident:
             if size <= self.budget:
                 return
             size -= self._weight(kept, in_use)
-            self._resting.pop(id(kept), None)
-            if id(kept) not in in_use:
-                del self._kept[key]
+            self._drop(key, in_use)
+
+    def make_room(self, needed: int, device: str, in_use: set[int]) -> int:
+        """Drop what is idle on a device, as `trim` does, until `needed` bytes are free there;
+        returns how many are.
+        """
+        free = available_memory(device)
+        for key in list(self._kept):
+            if free >= needed:
+                break
+            kept = self._kept[key]
+            weight, there = self._weight(kept, in_use), kept.device == device
+            del kept
+            if weight and there:
+                self._drop(key, in_use)
+                gc.collect()  # lanes and their replies know each other
+                free = available_memory(device)
+        return free
+
+    def _drop(self, key: Key, in_use: set[int]) -> None:
+        """Forget a checkpoint; of one in use what rests in it and its branches."""
+        kept = self._kept[key]
+        self._resting.pop(id(kept), None)
+        kept.prefixes.clear()
+        if id(kept) not in in_use:
+            del self._kept[key]
 
     def _weight(self, kept: LoadedCheckpoint, in_use: set[int]) -> int:
         """Bytes that would be freed without it."""
         caches = sum(lane.cache.nbytes for lane in self._resting.get(id(kept), {}).values())
-        return caches + (0 if id(kept) in in_use else kept.model.weight_bytes)
+        weights = 0 if id(kept) in in_use else kept.model.weight_bytes
+        return caches + kept.prefixes.nbytes + weights
+
+    def idle_bytes(self, device: str, in_use: set[int]) -> int:
+        """What `make_room` could free."""
+        return sum(
+            self._weight(kept, in_use) for kept in self._kept.values() if kept.device == device
+        )
+
+    def checkpoints(self) -> Iterator[LoadedCheckpoint]:
+        """All that are kept, in use or not."""
+        yield from self._kept.values()
+
+    def lanes(self) -> Iterator[Lane]:
+        """All that rest."""
+        for lanes in self._resting.values():
+            yield from lanes.values()
 
     def __len__(self) -> int:
         return len(self._kept)
-
-
-def available_memory() -> int:
-    """Bytes a program may take without swapping; a cautious guess where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 * 2**30

@@ -8,18 +8,21 @@ Load, not by importing this module.
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tui_chat.engine.blame import wrapped
 from tui_chat.engine.drafts import forget_draft, set_draft
 from tui_chat.engine.events import (
     CancelLoad,
+    Counted,
     CountTokens,
     Event,
     Failed,
@@ -40,6 +43,7 @@ from tui_chat.engine.events import (
     Unload,
     Unloaded,
 )
+from tui_chat.engine.forecast import forecast, room_for_weights
 from tui_chat.engine.questions import answer
 from tui_chat.engine.resident import Resident
 from tui_chat.engine.schedule import Schedule
@@ -182,7 +186,12 @@ class Worker:
         if lane is None:
             return
         try:
-            self._emit(answer(lane, question))
+            answered = answer(lane, question)
+            if isinstance(answered, Counted) and isinstance(question, CountTokens):
+                tokens = question.behind + answered.tokens + question.reply_tokens
+                memory = forecast(lane, self._lanes, self._resident, tokens)
+                answered = replace(answered, memory=memory)
+            self._emit(answered)
         except BaseException as error:
             log.warning("cannot answer about a prompt", exc_info=error)
 
@@ -202,6 +211,7 @@ class Worker:
                 lane = self._resident.wake(request.lane, loaded)
             if lane is None:
                 lane = Lane(loaded, request.lane)  # makes its cache: may run out of memory
+            lane.make_room = functools.partial(self._make_room, loaded.device)
         except BaseException as error:
             cancelled = self._load_cancelled
             if not isinstance(error, TuiChatError):
@@ -258,12 +268,26 @@ class Worker:
         key = Resident.key(info, request.options)
         loaded = self._resident.get(key)
         if loaded is None:
+            device = str(load.choose_device(request.options.device))
+            wish, resident, before = request.options, self._resident, self._lanes.get(request.lane)
+            leaving = None if before is None else before.checkpoint
+            del before
+            if room_for_weights(info, wish, device, resident, self._in_use(), leaving):
+                leaving = None
+                self._drop_lane(request.lane)
+                room_for_weights(info, wish, device, resident, self._in_use())
             loaded = load.load_checkpoint(
                 request.path, request.options, progress, self._breathe, info=info
             )
-        in_use = {id(lane.checkpoint) for lane in self._lanes.values()}
-        self._resident.put(key, loaded, in_use)
+        self._resident.put(key, loaded, self._in_use())
         return loaded
+
+    def _in_use(self) -> set[int]:
+        """The checkpoints that lanes hold."""
+        return {id(lane.checkpoint) for lane in self._lanes.values()}
+
+    def _make_room(self, device: str, needed: int) -> int:
+        return self._resident.make_room(needed, device, self._in_use())
 
     def _breathe(self) -> bool:
         """While a checkpoint loads: hear what cannot wait, let other lanes run. True: give up
@@ -331,4 +355,4 @@ class Worker:
             forget_draft(self._lanes, name)
             lane.drafting = None
             self._resident.rest(lane)
-        self._resident.trim({id(lane.checkpoint) for lane in self._lanes.values()})
+        self._resident.trim(self._in_use())
