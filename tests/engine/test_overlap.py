@@ -16,7 +16,6 @@ from tui_chat.engine.events import (
     Finished,
     PrefillProgress,
     Prompt,
-    Started,
     Stepped,
 )
 from tui_chat.engine.load import LoadedCheckpoint

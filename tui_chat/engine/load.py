@@ -20,6 +20,7 @@ from tui_chat.checkpoint.weights import load as load_weights
 from tui_chat.engine.events import LoadOptions
 from tui_chat.engine.generate import Pieces
 from tui_chat.engine.prefixes import Prefixes
+from tui_chat.engine.warm import warm_up
 from tui_chat.errors import UsageError
 from tui_chat.model.build import Model, build
 from tui_chat.model.linear import Precision
@@ -158,7 +159,7 @@ def load_checkpoint(
     check()
     progress("warming up", 0.0)
     model = build(info.spec, tensors, precision, quantised_cache=quantised_cache)
-    model.forward([0], model.new_cache())  # the first call of many kernels is slow: not the user's
+    warm_up(model)
     return assemble(
         info,
         model,

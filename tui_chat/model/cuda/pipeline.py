@@ -20,7 +20,7 @@ from tui_chat.knobs import SamplingParams
 from tui_chat.model.cache import KVCache
 from tui_chat.model.cuda.draw import FOUND, NUMBERS, Drawing, Kind, kind_of, numbers_of
 from tui_chat.model.cuda.recorder import Recorder, Work
-from tui_chat.model.cuda.step import PLAIN, Inputs, Stages, bucket, fixed_step, origins, windows
+from tui_chat.model.cuda.step import PLAIN, Inputs, Stages, bucket, fixed_step, windows
 from tui_chat.model.parts import Parts
 from tui_chat.sampler import Choice
 from tui_chat.sampling import unusable
@@ -144,7 +144,7 @@ class Pipeline:
         if step is not None and self._bound is not None:
             cache = self._bound.cache
             place = len(cache)
-            rows = [place - origin for origin in origins(self._parts, cache)]
+            rows = [place - cache.layers[i].origin for i in self._windows.values()]
         slot = self._slots[at % _SLOTS]
         slot.wait()  # before what it sent is written over
         held = (ctypes.c_char * self._packing.size).from_address(slot.sent.data_ptr())

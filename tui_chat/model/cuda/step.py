@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tui_chat.model.cache import KVCache
 from tui_chat.model.parts import MLP, Block, Parts
@@ -21,9 +20,6 @@ from tui_chat.model.rotary import Rotary
 
 FIRST_BUCKET = 256
 DOUBLING_UPTO = 4096
-
-# cuDNN's attention is left out: it plans for each new shape, which takes longer than recording.
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def bucket(length: int) -> int:
@@ -128,15 +124,14 @@ class Inputs(NamedTuple):
     logits: Tensor
 
 
-def windows(parts: Parts) -> list[int]:
-    """The different windows of the layers; 0: all positions."""
-    return sorted({block.window for block in parts.blocks})
-
-
-def origins(parts: Parts, cache: KVCache) -> list[int]:
-    """For each of `windows` the position of row 0."""
-    first = {block.window: i for i, block in reversed(list(enumerate(parts.blocks)))}
-    return [cache.layers[first[window]].origin for window in windows(parts)]
+def windows(parts: Parts) -> dict[int, int]:
+    """The different windows of the layers (0: all positions), and the first layer of each: layers
+    that see equally far begin at the same position in a cache.
+    """
+    found: dict[int, int] = {}
+    for i, block in enumerate(parts.blocks):
+        found.setdefault(block.window, i)
+    return found
 
 
 def fixed_step(
@@ -169,18 +164,17 @@ def fixed_step(
         angles = [None if block.rotary is None else turned[id(block.rotary)] for block in blocks]
         masks = {kind: hidden(kind[0], number) for kind, number in numbers.items()}
         x, normed, heads = stages.begin(parts, blocks[0], token, place, angles[0])
-        with sdpa_kernel(KERNELS):
-            for i, block in enumerate(blocks):
-                kv = heads[:, n_head:].view(2, 1, n_kv, 1, dim)
-                stores[i].index_copy_(3, rows[block.window], kv)
-                q = heads[:, :n_head].view(1, n_kv, n_head // n_kv, dim)
-                mask = masks[kinds[i]]
-                mixed = attend(q, seen[i][0], seen[i][1], mask, False).reshape(1, -1)
-                if i + 1 < len(blocks):
-                    following = blocks[i + 1]
-                    x, normed, heads = stages.middle(
-                        parts, block, following, x, normed, mixed, angles[i + 1]
-                    )
+        for i, block in enumerate(blocks):
+            kv = heads[:, n_head:].view(2, 1, n_kv, 1, dim)
+            stores[i].index_copy_(3, rows[block.window], kv)
+            q = heads[:, :n_head].view(1, n_kv, n_head // n_kv, dim)
+            mask = masks[kinds[i]]
+            mixed = attend(q, seen[i][0], seen[i][1], mask, False).reshape(1, -1)
+            if i + 1 < len(blocks):
+                following = blocks[i + 1]
+                x, normed, heads = stages.middle(
+                    parts, block, following, x, normed, mixed, angles[i + 1]
+                )
         logits.copy_(stages.end(parts, blocks[-1], x, normed, mixed))
 
     return step
