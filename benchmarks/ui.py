@@ -1,11 +1,14 @@
 """What a streaming conversation costs: key echo, CPU per token and per frame, long chats, memory.
 
-    python benchmarks/ui.py [--smoke] [--app CHECKPOINT]
+    python benchmarks/ui.py [--smoke] [--only PART] [--app CHECKPOINT] [--keep]
 
 CPU time is that of the whole process, in milliseconds or microseconds; it says more than the clock
 on a machine that does other things too. Latency is measured from outside, in a pseudo-terminal:
-from writing a key to reading its echo. `--app` types into the real app while that checkpoint
-writes, instead of into a small app of transcript and text field; choose a fast model that goes on.
+from writing a key to reading its echo. The part "decoding" does that in the real app while it is
+idle, while 1,000 tokens/s come from a script, and while the engine decodes models of 1M and of 124M
+random weights in the same process; a ticker in the app's loop says how late that is called. All
+take turns. The part "small" streams into a small app of transcript and text field. `--app` types
+into the real app while a checkpoint of yours writes; choose a fast one that goes on.
 """
 
 from __future__ import annotations
@@ -15,9 +18,11 @@ import asyncio
 import contextlib
 import fcntl
 import gc
+import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -26,6 +31,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TEXTUAL_FPS", "120")  # as the app does, before Textual is imported
 
@@ -40,6 +46,7 @@ from tui_chat.tui.widgets.conversation_view import CHAT_VARIABLES, Block, Conver
 ROOT = Path(__file__).resolve().parent.parent
 TOKENS_PER_SECOND = 1000
 WORDS = ["the ", "model ", "ends ", "a line\n", "and ", "begins ", "another ", "abc "]
+KEYS = "øæåþðß"  # stand nowhere else on the screen
 
 # Feasible on a quiet machine of two cores at 2.5 GHz.
 TARGETS = {
@@ -50,6 +57,15 @@ TARGETS = {
     "open 10,000 messages": (300.0, "ms"),
     "resize 10,000 messages": (150.0, "ms"),
     "memory of 10,000 messages": (25.0, "MB"),
+}
+TICK_BEYOND_IDLE = 2.0  # ms that the 99th of 100 ticks may be later while a model decodes
+
+# Who writes while keys are typed: a shape of common.py, or nobody.
+WRITERS = {
+    "nobody": ("GPT-like 1M", "idle"),
+    "1,000 tokens/s from a script": ("GPT-like 1M", "scripted"),
+    "GPT-like 1M": ("GPT-like 1M", "engine"),
+    "GPT-2 124M": ("GPT-2 124M", "engine"),
 }
 
 
@@ -187,8 +203,11 @@ def echoes(
     writing: str = "",
     env: dict[str, str] | None = None,
     ready: str = "line",
+    counts: Path | None = None,
 ) -> list[float]:
-    """Milliseconds from key to echo for each key typed into a program in a pseudo-terminal."""
+    """Milliseconds from key to echo for each key typed into a program in a pseudo-terminal.
+    `counts`: the program is ticking.py, and writes to that file what it counted meanwhile.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     process = subprocess.Popen(
@@ -225,16 +244,23 @@ def echoes(
         settle = time.monotonic() + 1.0
         while time.monotonic() < settle:
             read(0.05)
+        if counts is not None:
+            process.send_signal(signal.SIGUSR1)
         for number in range(keys):
             rest = time.monotonic() + 0.06 + number % 7 * 0.006  # at any moment of a frame
             while time.monotonic() < rest:
                 read(0.002)
-            key = b"QZXVWY"[number % 6 :][:1]
+            key = KEYS[number % len(KEYS)].encode()
             began, seen = time.monotonic(), b""
             os.write(master, key)
             while key not in seen and time.monotonic() - began < 5:
                 seen += read(0.5)
             found.append((time.monotonic() - began) * 1e3)
+        if counts is not None:
+            process.send_signal(signal.SIGUSR2)
+            end = time.monotonic() + 10
+            while not counts.exists() and time.monotonic() < end:
+                read(0.05)
     finally:
         process.kill()
         process.wait()
@@ -242,43 +268,103 @@ def echoes(
     return sorted(found)
 
 
+def home_in(folder: str) -> dict[str, str]:
+    """The environment of an app with an empty home there, whose replies do not end."""
+    Path(folder, "CONFIG").mkdir()
+    Path(folder, "CONFIG", "settings.toml").write_text(
+        "[sampling]\nmax_new_tokens = 1000000\n", "utf-8"
+    )
+    return {f"TUI_CHAT_{kind}_DIR": f"{folder}/{kind}" for kind in ("CONFIG", "DATA", "CACHE")}
+
+
+def share(values: list[float], part: float) -> float:
+    """The value that this part of them does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+def decoding(writers: list[str], rounds: int, keys: int, threads: int) -> list[dict[str, Any]]:
+    """Echoes and ticks of the app while each of them writes, all in turn."""
+    from common import SHAPES, random_weights, save
+
+    late: dict[str, list[float]] = {name: [] for name in writers}
+    echo: dict[str, list[float]] = {name: [] for name in writers}
+    rates: dict[str, list[float]] = {name: [] for name in writers}
+    with tempfile.TemporaryDirectory() as scratch:
+        files = {}
+        for shape in {WRITERS[name][0] for name in writers}:
+            file = Path(scratch, shape.replace(" ", "-"), "model.safetensors")
+            file.parent.mkdir()
+            files[shape] = save(file, SHAPES[shape], random_weights(SHAPES[shape]))
+        gc.collect()
+        for _ in range(rounds):
+            for name in writers:
+                shape, way = WRITERS[name]
+                with tempfile.TemporaryDirectory() as home:
+                    counts = Path(home, "counts.json")
+                    command = [sys.executable, str(Path(__file__).with_name("ticking.py"))]
+                    command += [files[shape], str(counts), str(threads)]
+                    command += ["--scripted"] if way == "scripted" else []
+                    asked = ("", "") if way == "idle" else ("1 2 3 4", "writing")
+                    echo[name] += echoes(command, keys, *asked, home_in(home), "ready", counts)
+                    counted = json.loads(counts.read_text())
+                late[name] += counted["late_ms"]
+                rates[name].append(counted["tokens"] / counted["seconds"])
+    return [
+        {
+            "writes": name,
+            "tokens_per_second": sum(rates[name]) / rounds,
+            "echo_ms": {"p50": share(echo[name], 0.5), "p99": share(echo[name], 0.99)},
+            "tick_late_ms": {"p50": share(late[name], 0.5), "p99": share(late[name], 0.99)},
+            "keys": len(echo[name]),
+            "ticks": len(late[name]),
+        }
+        for name in writers
+    ]
+
+
+def show_decoding(rows: list[dict[str, Any]]) -> None:
+    print(
+        f"\n{'who writes':<30} {'tokens/s':>9} {'echo p50':>9} {'p99 ms':>8} {'tick p50':>9} "
+        f"{'p99 ms':>8} {'over idle':>10}"
+    )
+    idle = rows[0]["tick_late_ms"]["p99"]
+    for one in rows:
+        echo, tick = one["echo_ms"], one["tick_late_ms"]
+        beyond = tick["p99"] - idle
+        verdict = "" if one is rows[0] else "met" if beyond <= TICK_BEYOND_IDLE else "MISSED"
+        print(
+            f"{one['writes']:<30} {one['tokens_per_second']:9,.0f} {echo['p50']:9.1f} "
+            f"{echo['p99']:8.1f} {tick['p50']:9.2f} {tick['p99']:8.2f} {beyond:+10.2f} {verdict}"
+        )
+
+
+FOUND: list[dict[str, Any]] = []  # what was shown so far, for the file of figures
+
+
 def row(name: str, value: float, target: str = "", note: str = "") -> None:
     limit, unit = TARGETS.get(target or name, (0.0, ""))
     aim = f"<= {limit:g} {unit}" if limit else ""
     verdict = ("met" if value <= limit else "MISSED") if limit else ""
+    FOUND.append({"what": name.strip(), "value": value, "unit": unit, "at_most": limit or None})
     print(f"{name:<34} {value:9.1f} {unit:<3} {aim:<12} {verdict:<7} {note}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
-    parser.add_argument("--app", metavar="CHECKPOINT", help="key echo in the real app")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        terminal.harden()
-        Talking().run()
-        return
-    smoke = given.smoke
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    print(f"load {load:.1f} on {os.cpu_count()} cores\n")
-    print(f"{'what':<34} {'measured':>9} {'':<3} {'target':<12}")
-    keys = 20 if smoke else 200
-    if given.app:
-        with tempfile.TemporaryDirectory() as home:
-            env = {f"TUI_CHAT_{kind}_DIR": f"{home}/{kind}" for kind in ("CONFIG", "DATA", "CACHE")}
-            Path(home, "CONFIG").mkdir()
-            Path(home, "CONFIG", "settings.toml").write_text(
-                "[sampling]\nmax_new_tokens = 1000000\n", "utf-8"
-            )
-            command = [sys.executable, "-m", "tui_chat", given.app]
-            found = echoes(command, keys, "Once upon a time", "writing", env, "ready")
-        note = f"the real app while {given.app} writes"
-    else:
-        found = echoes([sys.executable, __file__, "--child"], keys)
-        note = f"{TOKENS_PER_SECOND} tokens/s, wall clock"
-    row("key echo p50", found[len(found) // 2], note=note)
-    row("key echo p99", found[min(len(found) - 1, int(len(found) * 0.99))], note=note)
+def app(checkpoint: str, keys: int) -> None:
+    """Key echo in the real app while a checkpoint writes."""
+    with tempfile.TemporaryDirectory() as home:
+        command = [sys.executable, "-m", "tui_chat", checkpoint]
+        found = echoes(command, keys, "Once upon a time", "writing", home_in(home), "ready")
+    note = f"the real app while {checkpoint} writes"
+    row("key echo p50", share(found, 0.5), note=note)
+    row("key echo p99", share(found, 0.99), note=note)
+
+
+def small(keys: int, smoke: bool) -> None:
+    """Everything that needs no engine."""
+    found = echoes([sys.executable, __file__, "--child"], keys)
+    note = f"{TOKENS_PER_SECOND} tokens/s, wall clock"
+    row("key echo p50", share(found, 0.5), note=note)
+    row("key echo p99", share(found, 0.99), note=note)
     for length in (500,) if smoke else (500, 4_000, 20_000):
         per_token, per_frame, producer = asyncio.run(streaming(length, 1_000 if smoke else 6_000))
         at = f"at {length:,} tokens"
@@ -296,6 +382,46 @@ def main() -> None:
     row(f"resize {count:,} messages", chat["resize"], "resize 10,000 messages", "CPU")
     print(f"{'jump anywhere in them':<34} {chat['jump']:9.1f} ms")
     row(f"memory of {count:,} messages", chat["memory"], "memory of 10,000 messages")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="a few seconds, to see that it runs")
+    parser.add_argument("--only", choices=("small", "decoding"), help="one part")
+    parser.add_argument("--app", metavar="CHECKPOINT", help="only key echo in the real app")
+    parser.add_argument("--threads", type=int, default=1, help="of the model (1)")
+    parser.add_argument("--rounds", type=int, help="how often each writer has its turn (3)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument(
+        "--keep", action="store_true", help="write them to benchmarks/results, for docs/"
+    )
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        terminal.harden()
+        Talking().run()
+        return
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    print(f"load {load:.1f} on {os.cpu_count()} cores\n")
+    keys = 20 if given.smoke else 200
+    if given.app or given.only != "decoding":
+        print(f"{'what':<34} {'measured':>9} {'':<3} {'target':<12}")
+        if given.app:
+            app(given.app, keys)
+        else:
+            small(keys, given.smoke)
+    rows = []
+    if not given.app and given.only != "small":
+        names = ["nobody", "GPT-like 1M"] if given.smoke else list(WRITERS)
+        rounds = given.rounds or (1 if given.smoke else 3)
+        rows = decoding(names, rounds, keys // 2, given.threads)
+        show_decoding(rows)
+    if given.json or given.keep:
+        from common import keep, machine
+
+        print()
+        where = {**machine(given.threads), "load": round(load, 1), "figures": FOUND}
+        keep("ui", given, where, rows)
 
 
 if __name__ == "__main__":
