@@ -80,7 +80,7 @@ def test_a_packed_model_stays_near_the_arithmetic_written_out(
     assert off(torch.cat(found), wanted) < limit
 
 
-def test_only_the_general_decoder_is_packed() -> None:
+def test_a_model_that_keeps_nothing_is_not_packed() -> None:
     spec = ModelSpec(vocab_size=8, n_layer=1, n_head=1, n_embd=4, context_length=4, family="hipgpt")
     with pytest.raises(UsageError, match="int8 is not to be had for this model"):
         build(spec, {}, "int8")

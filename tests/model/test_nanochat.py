@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tui_chat.errors import CheckpointError
 from tui_chat.model.build import Model, build
+from tui_chat.model.linear import Precision
 from tui_chat.model.spec import ModelSpec
 
 from .nanochat_oracle import Month, Weights, logits, random_weights
@@ -193,6 +194,37 @@ def test_sixteen_bits_stay_near_float32(dtype: torch.dtype) -> None:
         found = coarse.forward([token], cache)
     assert found.dtype == torch.float32
     assert (found - uncached(model("from March 2026 on"), IDS[:9])[-1]).abs().max() < 0.7
+
+
+# How far logits may be from float32's, over the size of these: random weights have no structure to
+# be robust by.
+LOSS: dict[Precision, float] = {"float16": 0.01, "int8": 0.1}
+
+
+@pytest.mark.parametrize("precision", LOSS)
+@pytest.mark.parametrize("name", MONTHS)
+def test_packed_matrices_stay_near_float32(name: str, precision: Precision) -> None:
+    weights, month = MONTHS[name]
+    packed = build(spec_of(weights, month), canonical(weights), precision)
+    assert packed.dtype == torch.float32
+    assert packed.weight_bytes < 0.6 * model(name).weight_bytes
+    cache = packed.new_cache()
+    found = [packed.forward_all(IDS[:20], cache)]
+    found += [packed.forward([token], cache)[None] for token in IDS[20:]]
+    wanted = uncached(model(name), IDS)
+    assert (torch.cat(found) - wanted).norm() / wanted.norm() < LOSS[precision]
+
+
+@pytest.mark.parametrize("name", MONTHS)
+def test_an_int8_cache_is_the_same_in_any_pieces_and_near_the_exact_one(name: str) -> None:
+    weights, month = MONTHS[name]
+    small = build(spec_of(weights, month), canonical(weights), quantised_cache=True)
+    whole, wanted = uncached(small, IDS), uncached(model(name), IDS)
+    assert 0 < (whole - wanted).norm() / wanted.norm() < 0.02
+    cache = small.new_cache()
+    found = [small.forward_all(IDS[:7], cache)]
+    found += [small.forward([token], cache)[None] for token in IDS[7:]]
+    torch.testing.assert_close(torch.cat(found), whole, atol=5e-3, rtol=5e-3)
 
 
 def test_what_has_no_place_is_named() -> None:

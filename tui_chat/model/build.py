@@ -95,7 +95,7 @@ def build(
             f"its architecture, {spec.family}, computes everything anew for each token",
             "Leave --kv-cache out",
         )
-    if spec.family != "decoder" and precision != "dense":
+    if spec.family == "hipgpt" and precision != "dense":
         raise UsageError(
             f"{precision} is not to be had for this model",
             f"its architecture, {spec.family}, is computed by a program of its own",
@@ -111,7 +111,7 @@ def build(
         if family is HipGPT:
             return family(spec, weights)
         if family is not None:
-            return family(spec, weights, quantised_cache=quantised_cache)
+            return family(spec, weights, precision, quantised_cache=quantised_cache)
         return Decoder(spec, weights, precision, quantised_cache=quantised_cache)
     except KeyError as missing:
         raise CheckpointError(

@@ -10,7 +10,6 @@ the cache, so a cache can be reused, cut and filled in pieces like any other.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,26 +18,24 @@ from torch.nn import functional as F
 from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import ACTIVATIONS, attention, mask, norm, shaped_logits
-from tui_chat.model.linear import Linear, matrix
+from tui_chat.model.linear import DOWN_MAKERS, MAKERS, Precision
+from tui_chat.model.nanochat_parts import (
+    Layer,
+    held_bytes,
+    number,
+    numbers,
+    real,
+    rotary,
+    rows_of,
+    whole,
+)
 from tui_chat.model.pauses import finished
-from tui_chat.model.rotary import Rotary, paired, rotate
+from tui_chat.model.rotary import paired, rotate
 from tui_chat.model.spec import ModelSpec
 
 # The hash of a pair of ids, which the training code took from modded-nanogpt.
 _OF_THIS, _OF_THE_ONE_BEFORE = 36313, 27191
 _ROWS_AT_ONCE = 4096  # of the embedding, so that norming it needs little memory beside
-
-
-class _Layer(NamedTuple):
-    keep: float  # of the stream
-    first: float  # of the stream as it began
-    pair: float  # of the embedding of the last two ids
-    qkv: Linear  # q, k, v, and where there are value embeddings an even count of gates
-    out: Linear
-    up: Linear
-    down: Linear
-    window: int  # 0: all
-    values: Tensor | None  # (vocab_size, n_kv_head, head_dim)
 
 
 class NanoChat:
@@ -52,16 +49,19 @@ class NanoChat:
     incremental = True
 
     def __init__(
-        self, spec: ModelSpec, weights: dict[str, Tensor], *, quantised_cache: bool = False
+        self,
+        spec: ModelSpec,
+        weights: dict[str, Tensor],
+        precision: Precision = "dense",
+        *,
+        quantised_cache: bool = False,
     ) -> None:
         self.spec = spec
         self._quantised_cache = quantised_cache
         self.parameters = sum(tensor.numel() for tensor in weights.values())
-        self.weight_bytes = sum(
-            tensor.numel() * tensor.element_size() for tensor in weights.values()
-        )
+        self.weight_bytes = sum(held_bytes(*item, precision) for item in weights.items())
         with torch.inference_mode():
-            self._build(weights)
+            self._build(weights, precision)
         if weights:
             raise CheckpointError(
                 "the model cannot be built",
@@ -70,43 +70,60 @@ class NanoChat:
 
     # ---- building
 
-    def _build(self, weights: dict[str, Tensor]) -> None:
+    def _build(self, weights: dict[str, Tensor], precision: Precision) -> None:
         spec, take = self.spec, weights.pop
+        packed = precision != "dense"
         embed, head = take("embed.weight"), take("head.weight", None)
-        self.dtype, self.device = embed.dtype, embed.device
-        self._head = matrix(embed.clone() if head is None else head, None)
+        self.dtype = torch.float32 if packed else embed.dtype
+        self.device = embed.device
+        make = MAKERS[precision]
+        self._head = make(embed.clone() if head is None else head, None)
         del head  # it may have been laid out anew
-        # The embedding is only ever looked at normed, so it is kept so.
-        for begin in range(0, embed.shape[0], _ROWS_AT_ONCE):
-            rows = embed[begin : begin + _ROWS_AT_ONCE]
-            rows.copy_(F.rms_norm(rows, (spec.n_embd,), None, spec.norm_eps))
-        self._embed = embed
-        self._norm = norm(spec, embed, None, None)
-        self._attend = attention(spec)
-        self._shape = shaped_logits(spec)
-        self._rotary = _rotary(spec, self.device)
         gate, strength = take("smear_gate.weight", None), take("smear_lambda.weight", None)
         # How much of the embedding before an id takes on: of the id alone, hence a table.
         self._smear: Tensor | None = None
         if gate is not None and strength is not None:
-            opened = torch.sigmoid(self._embed[:, : gate.shape[1]] @ gate[0])
-            self._smear = strength.reshape(()) * opened
-        self._backout = _number(take("backout_lambda.weight", None))
-        self._middle = _whole(spec.options.get("backout_layer"))
-        self._value_gate = _real(spec.options.get("value_gate"))
-        self._pairs = take("bigram_embed.weight", None)
-        keeps = _numbers(take("resid_lambdas.weight", None), 1.0, spec.n_layer)
-        firsts = _numbers(take("x0_lambdas.weight", None), 0.0, spec.n_layer)
-        pairs = _numbers(take("bigram_lambdas.weight", None), 0.0, spec.n_layer)
+            self._smear = torch.empty(embed.shape[0], dtype=self.dtype, device=self.device)
+        # The embedding is only ever looked at normed, so it is kept so.
+        kept = torch.empty_like(embed, dtype=torch.float16) if packed else embed
+        for begin in range(0, embed.shape[0], _ROWS_AT_ONCE):
+            places = slice(begin, begin + _ROWS_AT_ONCE)
+            rows = embed[places].to(self.dtype)
+            rows = F.rms_norm(rows, (spec.n_embd,), None, spec.norm_eps)
+            kept[places] = rows
+            if gate is not None and strength is not None and self._smear is not None:
+                seen, weight = rows[:, : gate.shape[1]], gate[0].to(self.dtype)
+                self._smear[places] = float(strength.reshape(())) * torch.sigmoid(seen @ weight)
+        self._embed = rows_of(kept, packed)
+        self._norm = norm(spec, torch.empty(0, dtype=self.dtype, device=self.device), None, None)
+        self._attend = attention(spec)
+        self._shape = shaped_logits(spec)
+        self._rotary = rotary(spec, self.device)
+        self._backout = number(take("backout_lambda.weight", None))
+        self._middle = whole(spec.options.get("backout_layer"))
+        self._value_gate = real(spec.options.get("value_gate"))
+        pair_rows = take("bigram_embed.weight", None)
+        self._last_pair = 0 if pair_rows is None else pair_rows.shape[0] - 1
+        self._pairs = None if pair_rows is None else rows_of(pair_rows, packed)
+        keeps = numbers(take("resid_lambdas.weight", None), 1.0, spec.n_layer)
+        firsts = numbers(take("x0_lambdas.weight", None), 0.0, spec.n_layer)
+        pairs = numbers(take("bigram_lambdas.weight", None), 0.0, spec.n_layer)
         self._layers = [
-            self._layer(weights, i, keeps[i], firsts[i], pairs[i]) for i in range(spec.n_layer)
+            self._layer(weights, i, precision, keeps[i], firsts[i], pairs[i])
+            for i in range(spec.n_layer)
         ]
         self._one = _Step(self)
 
     def _layer(
-        self, weights: dict[str, Tensor], i: int, keep: float, first: float, pair: float
-    ) -> _Layer:
-        spec, take = self.spec, weights.pop
+        self,
+        weights: dict[str, Tensor],
+        i: int,
+        precision: Precision,
+        keep: float,
+        first: float,
+        pair: float,
+    ) -> Layer:
+        spec, take, make = self.spec, weights.pop, MAKERS[precision]
         at = f"blocks.{i}"
         rows = take(f"{at}.attn.qkv.weight")
         heads = spec.n_head + spec.n_kv_head
@@ -120,16 +137,16 @@ class NanoChat:
             wide[: gate.shape[0], : gate.shape[1]] = gate
             parts.append(wide)
             values = values.view(-1, spec.n_kv_head, spec.head_dim)
-        return _Layer(
+        return Layer(
             keep=keep,
             first=first,
             pair=pair,
-            qkv=matrix(torch.cat(parts), None),
-            out=matrix(take(f"{at}.attn.out.weight"), None),
-            up=matrix(take(f"{at}.mlp.up.weight"), None),
-            down=matrix(take(f"{at}.mlp.down.weight"), None),
+            qkv=make(torch.cat(parts), None),
+            out=make(take(f"{at}.attn.out.weight"), None),
+            up=make(take(f"{at}.mlp.up.weight"), None),
+            down=DOWN_MAKERS[precision](take(f"{at}.mlp.down.weight"), None),
             window=spec.window[i] if spec.window else 0,
-            values=values,
+            values=None if values is None else rows_of(values, precision != "dense"),
         )
 
     # ---- running
@@ -185,12 +202,12 @@ class NanoChat:
         cache.reserve(end)
         here = torch.tensor(ids, device=self.device)
         before = torch.tensor([*(cache.tokens[-1:] or ids[:1]), *ids[:-1]], device=self.device)
-        x = F.embedding(here, self._embed)
+        x = self._embed(here)
         if self._smear is not None:
             smear = self._smear[here]
             if start == 0:
                 smear[0] = 0
-            x = x + smear[:, None] * F.embedding(before, self._embed)
+            x = x + smear[:, None] * self._embed(before)
         first, middle, pairs = x, x, self._pairs_of(here, before, start)
         angles = self._rotary.upto(end)[start:end]
         masks = {
@@ -212,7 +229,7 @@ class NanoChat:
             value = qkv[:, heads:]
             if layer.values is not None:
                 opened = torch.sigmoid(made[:, width : width + n_kv])[:, :, None]
-                value = value + self._value_gate * opened * layer.values[here]
+                value = value + self._value_gate * opened * layer.values(here)
             kv = torch.stack([qk[:, n_head:], value]).transpose(1, 2)[:, None]
             keys, values = spans[i].put(kv)
             mixed = self._attend(
@@ -236,11 +253,11 @@ class NanoChat:
         """
         if self._pairs is None:
             return None
-        last = self._pairs.shape[0] - 1
+        last = self._last_pair
         place = torch.bitwise_xor(_OF_THIS * here, _OF_THE_ONE_BEFORE * before) % last
         if start == 0:
             place[0] = last
-        return F.embedding(place, self._pairs)
+        return self._pairs(place)
 
 
 class _Step:
@@ -306,9 +323,9 @@ class _Step:
         dim, eps = (model.spec.head_dim,), model.spec.norm_eps
         spans = cache.spans(1)
         if self.smear is not None and here:
-            torch.add(embed[token], embed[cache.tokens[-1]], alpha=self.smear[token], out=x[0])
+            torch.add(embed(token), embed(cache.tokens[-1]), alpha=self.smear[token], out=x[0])
         else:
-            x[0].copy_(embed[token])
+            x[0].copy_(embed(token))
         plain = self.plain
         if not plain:
             torch.mul(self.shares, x, out=self.added)
@@ -330,7 +347,7 @@ class _Step:
             else:
                 torch.addcmul(
                     self.value,
-                    layer.values[token],
+                    layer.values(token),
                     self.gate.sigmoid_(),
                     value=model._value_gate,
                     out=self.value_made,
@@ -350,42 +367,9 @@ class _Step:
         """The shares of the embedding of the last two ids, on top of those of the first stream."""
         table = self.model._pairs
         assert table is not None
-        place = last = table.shape[0] - 1
+        place = last = self.model._last_pair
         if cache.tokens:
             place = (_OF_THIS * token ^ _OF_THE_ONE_BEFORE * cache.tokens[-1]) % last
         if self.plain:
             self.added.zero_()
-        self.added.addr_(self.pair_shares, table[place])
-
-
-def _rotary(spec: ModelSpec, device: torch.device) -> Rotary:
-    """The rows in the arithmetic of the training code, float32, so that its roundings to bfloat16
-    are met.
-    """
-    channels = torch.arange(0, spec.head_dim, 2, dtype=torch.float32)
-    frequency = 1.0 / (spec.rope_theta ** (channels / spec.head_dim))
-
-    def made(positions: Tensor) -> Tensor:
-        angle = torch.outer(positions.float(), frequency)
-        parts = torch.stack([angle.cos(), spec.rope_sign * angle.sin()], dim=-1)
-        if spec.options.get("bfloat16_angles"):
-            parts = parts.bfloat16().float()
-        return torch.view_as_complex(parts)
-
-    return Rotary(made, spec.context_length, device)
-
-
-def _numbers(tensor: Tensor | None, default: float, count: int) -> list[float]:
-    return [default] * count if tensor is None else tensor.flatten().tolist()
-
-
-def _number(tensor: Tensor | None) -> float:
-    return 0.0 if tensor is None else float(tensor.reshape(()))
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else -1
-
-
-def _real(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) else 1.0
+        self.added.addr_(self.pair_shares, table(place))
