@@ -52,6 +52,9 @@ class Receipt:
     new_tokens: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    draft: str = ""  # who proposed tokens, where somebody did
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0  # of the proposed ones, those that were drawn
     stop_reason: StopReason | None = None  # None: still being written, or the process died
 
     @property

@@ -60,9 +60,9 @@ def _run(arguments: list[str]) -> int:
         print(f"tui-chat {__version__}")
         return 0
     load = options.load_options(parsed)
-    for path in parsed.paths:
+    for path in filter(None, (*parsed.paths, parsed.draft)):
         _must_exist(path)
-    return _app(parsed.paths, load)
+    return _app(parsed.paths, load, draft=parsed.draft or "", lookup=parsed.lookup)
 
 
 def _must_exist(path: str) -> None:
@@ -111,7 +111,7 @@ def _command(command: str, words: list[str]) -> int:
     return paths(arguments)
 
 
-def _app(paths: list[str], load: LoadOptions) -> int:
+def _app(paths: list[str], load: LoadOptions, *, draft: str, lookup: bool) -> int:
     for stream, name in ((sys.stdin, "standard input"), (sys.stdout, "standard output")):
         if stream is None or not stream.isatty():
             raise UsageError(
@@ -126,7 +126,7 @@ def _app(paths: list[str], load: LoadOptions) -> int:
     os.environ.setdefault("TEXTUAL_FPS", "120")
     from tui_chat.tui.app import run
 
-    return run(paths, load)
+    return run(paths, load, draft=draft, lookup=lookup)
 
 
 def _complain(text: str) -> None:

@@ -28,6 +28,13 @@ class Action:
 ACTIONS: tuple[Action, ...] = (
     Action("open_checkpoint", "Open a checkpoint", ("ctrl+o", "f2"), "open", "[PATH]", "open"),
     Action("card", "About the open checkpoint", (), "card"),
+    Action(
+        "draft",
+        "Draft with PATH, lookup; off",
+        (),
+        "draft",
+        "[PATH]",
+    ),
     Action("show_prompt", "Show what the model gets, control tokens included", (), "prompt"),
     Action("sampling", "Sampling panel", ("ctrl+s", "f3"), "sampling", "", "sampling"),
     Action("set_knob", "Turn a sampling knob", (), "set", "KNOB VALUE"),
@@ -95,6 +102,14 @@ OTHER_KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("j / k", "next / previous message, when the transcript has the focus (F6)"),
             ("[ / ]", "earlier / later version of a reply"),
             ("r  y  .  ?", "retry it, copy it, continue the last reply, this help"),
+        ),
+    ),
+    (
+        "Checkpoints",
+        (
+            ("F5", "all about the one under the cursor"),
+            ("F7", "it drafts for the open one (again: no longer)"),
+            ("F8", "lookup: the text so far drafts (again: no longer)"),
         ),
     ),
     (

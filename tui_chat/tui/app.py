@@ -237,10 +237,18 @@ class TuiChat(App[int]):
     CommandPalette > Vertical { max-width: 96; }
     """
 
-    def __init__(self, program: Program, options: ev.LoadOptions | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        options: ev.LoadOptions | None = None,
+        *,
+        draft: str = "",
+        lookup: bool = False,
+    ) -> None:
         super().__init__()
         self.program = program
         self._options = options or ev.LoadOptions()
+        self._draft, self._lookup = draft and str(user_path(draft)), lookup
         self.mailbox = Mailbox(self._deliver)
         self.worker = Worker(self.mailbox.put)
         self._ui_thread = threading.get_ident()
@@ -348,6 +356,9 @@ class TuiChat(App[int]):
             self.chat_screen.open_chat(chat)
         if path := self.program.first_checkpoint():
             self.chat_screen.chat.load(path, self._options)
+        if self._draft or self._lookup:
+            draft = self.chat_screen.chat.draft
+            draft.choose(self._draft, lookup=self._lookup, options=self._options)
 
     def _deliver(self, events: list[ev.Event]) -> None:
         for event in events:
@@ -392,15 +403,21 @@ def _log_to(path: Path) -> None:
     logger.propagate = False
 
 
-def run(paths: Iterable[str] = (), options: ev.LoadOptions | None = None) -> int:
-    """Open the app on the given checkpoints. Returns the exit status."""
+def run(
+    paths: Iterable[str] = (),
+    options: ev.LoadOptions | None = None,
+    *,
+    draft: str = "",
+    lookup: bool = False,
+) -> int:
+    """Open the app on the given checkpoints, with who is to draft. Returns the exit status."""
     terminal.harden()
     _log_to(Paths.find().log)
     program = Program(Paths.find(), paths)
     status = 1
     try:
         with terminal.guarded(program.paths.log):
-            app = TuiChat(program, options)
+            app = TuiChat(program, options, draft=draft, lookup=lookup)
             try:
                 app.run(mouse=program.settings.mouse)
                 status = app.return_code or app.return_value or 0

@@ -18,6 +18,7 @@ from tui_chat.engine import events as ev
 from tui_chat.sampling import MAX_SEED, SamplingParams
 from tui_chat.sessions.records import ChatMeta
 from tui_chat.tui.chat_view import ChatView, Keeper, NoView
+from tui_chat.tui.draft import Draft
 from tui_chat.tui.reply import RunningReply
 
 # How often the part of a reply already shown is given to the store, in seconds.
@@ -48,6 +49,8 @@ class Chat:
         self.loaded: ev.Loaded | None = None
         self.loading: ev.LoadProgress | None = None
         self.load_path = ""  # of the checkpoint asked for last
+        self.load_options = ev.LoadOptions()  # and how
+        self.draft = Draft(lane, send, lambda text, error: self._view.say(text, error=error))
         self.reply: RunningReply | None = None
         self._loads_due = 0  # loads that the worker has not answered yet
         self._mode: Mode | None = None  # what the user chose; None: the checkpoint's own
@@ -79,8 +82,8 @@ class Chat:
         self._mode = None
         self._loads_due += 1
         self.loading = ev.LoadProgress(lane=self.lane, stage="reading", done=0.0)
-        self.load_path = path
-        self._send(ev.Load(lane=self.lane, path=path, options=options or ev.LoadOptions()))
+        self.load_path, self.load_options = path, options or ev.LoadOptions()
+        self._send(ev.Load(lane=self.lane, path=path, options=self.load_options))
 
     def cancel_load(self) -> None:
         if self.loading:
@@ -316,6 +319,8 @@ class Chat:
 
     def handle(self, event: ev.Event) -> None:
         """Take one event of the worker. Events of replies that are gone are dropped."""
+        if self.draft.handle(event):
+            return
         match event:
             case ev.LoadProgress(lane=self.lane):
                 self.loading = event
@@ -341,6 +346,7 @@ class Chat:
     def _on_loaded(self, event: ev.Loaded) -> None:
         self._loads_due = max(0, self._loads_due - 1)
         self.loaded, self.last = event, None
+        self.draft.target_loaded()
         if self._loads_due <= 0:
             self.loading = None
         if not len(self.conversation):
@@ -434,6 +440,9 @@ class Chat:
         if not reply.first_at:
             reply.first_at = reply.saved_at = now
         reply.tokens += len(event.steps)
+        reply.drafted, reply.accepted = event.drafted_tokens, event.accepted_tokens
+        if event.drafted_tokens:
+            reply.draft = self.draft.label or reply.draft
         reply.text.append(event.text)
         if self._on_screen(reply):
             self.context_used = reply.context_used

@@ -103,8 +103,10 @@ def _activity(chat: Chat) -> tuple[str, Tone, float]:
     if reply and reply.stopping:
         return "stopping …", "busy", -1.0
     if reply and reply.first_at:
-        speed = f"{reply.tokens_per_second:.0f} tok/s"
-        return f"writing · {reply.tokens} tok · {speed} · Esc stops", "busy", -1.0
+        parts = ["writing", f"{reply.tokens} tok", f"{reply.tokens_per_second:.0f} tok/s"]
+        if chat.draft.label:
+            parts.append(f"{chat.draft.label}{_right(reply.accepted, reply.drafted)}")
+        return " · ".join([*parts, "Esc stops"]), "busy", -1.0
     if reply:
         done, total = reply.prefill
         if total > done:
@@ -112,7 +114,14 @@ def _activity(chat: Chat) -> tuple[str, Tone, float]:
         return "reading the prompt · Esc stops", "busy", -1.0
     if chat.last:
         return ended(chat.last), "done", -1.0
-    return ("ready" if chat.loaded else "no checkpoint is open: Ctrl+O opens one"), "idle", -1.0
+    if not chat.loaded:
+        return "no checkpoint is open: Ctrl+O opens one", "idle", -1.0
+    return " · ".join(filter(None, ("ready", chat.draft.label))), "idle", -1.0
+
+
+def _right(accepted: int, drafted: int) -> str:
+    """What share of a draft's proposals was right."""
+    return f" {accepted / drafted:.0%}" if drafted else ""
 
 
 def ended(finished: ev.Finished) -> str:
@@ -123,6 +132,8 @@ def ended(finished: ev.Finished) -> str:
         own = finished.detail.startswith("token ")
         why = "the model stopped" if own else f"stopped at {finished.detail!r}"
     parts = [why, f"{stats.new_tokens} tok"]
+    if stats.acceptance is not None:
+        parts.append(f"draft {stats.acceptance:.0%}")
     if stats.decode_seconds > 0 and stats.new_tokens > 1:
         parts.append(f"{stats.tokens_per_second:.0f} tok/s")
     parts.append(f"prompt {stats.prompt_tokens}, {stats.reused_tokens} reused")

@@ -27,6 +27,9 @@ class RunningReply:
     said: str = ""  # the prompt, when it was given with this reply
     text: list[str] = field(default_factory=list)
     tokens: int = 0
+    drafted: int = 0  # tokens that were proposed, and of those
+    accepted: int = 0  # the ones that were drawn
+    draft: str = ""  # who proposed them
     seed: int = 0
     reused: int = 0
     prompt_tokens: int = 0
@@ -99,6 +102,8 @@ class RunningReply:
             prefill_seconds=0.0,
             new_tokens=self.tokens,
             decode_seconds=0.0,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
         )
         return ev.Finished(
             request_id=self.request_id,
@@ -132,6 +137,9 @@ class RunningReply:
             new_tokens=stats.new_tokens if stats else 0,
             prefill_seconds=stats.prefill_seconds if stats else 0.0,
             decode_seconds=stats.decode_seconds if stats else 0.0,
+            draft=self.draft,
+            drafted_tokens=stats.drafted_tokens if stats else 0,
+            accepted_tokens=stats.accepted_tokens if stats else 0,
             stop_reason=ended.reason if ended else None,
         )
         return receipt if self.first is None else _joined(self.first, receipt)
@@ -161,4 +169,7 @@ def _joined(first: Receipt, more: Receipt) -> Receipt:
         ),
         new_tokens=at + more.new_tokens,
         decode_seconds=first.decode_seconds + more.decode_seconds,
+        draft=more.draft or first.draft,
+        drafted_tokens=first.drafted_tokens + more.drafted_tokens,
+        accepted_tokens=first.accepted_tokens + more.accepted_tokens,
     )

@@ -33,11 +33,17 @@ def matches(query: str, *texts: str) -> bool:
 
 
 def checkpoint_rows(
-    runs: Iterable[Run], query: str, now: float, width: int, current: str = ""
+    runs: Iterable[Run],
+    query: str,
+    now: float,
+    width: int,
+    current: str = "",
+    draft: str = "",
 ) -> list[Row]:
     """A heading for each run and a row for each step that matches the query, newest step first.
 
-    `now` is seconds since the epoch, `width` cells; `current` is the path of the open checkpoint.
+    `now` is seconds since the epoch, `width` cells; `current` is the path of the open checkpoint,
+    `draft` that of the one that drafts for it.
     """
     rows: list[Row] = []
     for run in runs:
@@ -50,13 +56,15 @@ def checkpoint_rows(
         if steps:
             where = one_line(run.path, width - len(name) - 4) if width >= 50 else ""
             rows.append(Row("", ((name, "heading"), (f"  {where}", "muted"))))
-            rows += [_checkpoint_row(entry, now, width, entry.path == current) for entry in steps]
+            for entry in steps:
+                sign = "● " if entry.path == current else "◌ " if entry.path == draft else ""
+                rows.append(_checkpoint_row(entry, now, width, sign))
     return rows
 
 
-def _checkpoint_row(entry: CatalogEntry, now: float, width: int, is_current: bool) -> Row:
+def _checkpoint_row(entry: CatalogEntry, now: float, width: int, mark: str) -> Row:
     file = one_line(Path(entry.path).name, 60)
-    sign = ("● ", "accent") if is_current else ("  ", "muted")
+    sign = (mark or "  ", "accent")
     if entry.error:
         room = 24 if width >= 50 else 12
         error = one_line(entry.error, max(10, width - room - 4))

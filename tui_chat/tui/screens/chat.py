@@ -305,6 +305,8 @@ class ChatScreen(ChatActions):
 
     def handle(self, event: ev.Event) -> None:
         """One event of the worker."""
+        if self.chat.draft.handle(event):
+            return
         if isinstance(event, ev.Counted) and event.request_id == "draft":
             self._draft_tokens = event.tokens
             return

@@ -19,6 +19,7 @@ from tui_chat.tui.actions import ACTIONS, BY_SLASH
 from tui_chat.tui.chat import Chat
 from tui_chat.tui.clipboard import OSC52, copy
 from tui_chat.tui.commands import turned
+from tui_chat.tui.draft import LOOKUP
 from tui_chat.tui.screens.card import CheckpointCard
 from tui_chat.tui.screens.chats import ChatShelf, ChatsScreen
 from tui_chat.tui.screens.dialogs import ConfirmDialog, LineDialog, TextDialog
@@ -129,14 +130,45 @@ class ChatActions(Screen[None]):
                 self.chat.load(answer)
             self.prompt.focus()
 
+        def drafts(answer: str) -> None:
+            """F7 and F8: what drafts already is let go."""
+            draft = self.chat.draft
+            lookup = answer == LOOKUP
+            if draft.lookup if lookup else draft.path == answer:
+                self._draft_with("")
+            elif answer == current:
+                self.say("The open checkpoint would take as long to draft as to write.")
+            else:
+                self._draft_with("" if lookup else answer, lookup=lookup)
+
         current = self.chat.loaded.info.path if self.chat.loaded else ""
         picker = CheckpointPicker(
             self._services.scan,
             self._services.describe,
             current=current,
+            draft=self.chat.draft.path,
+            lookup=self.chat.draft.lookup,
+            on_draft=drafts,
             roots=self._services.roots(),
         )
         self.app.push_screen(picker, chosen)
+
+    def action_draft(self, argument: str = "") -> None:
+        """Choose who drafts; without an argument say who does."""
+        draft = self.chat.draft
+        if argument in ("off", "none"):
+            self._draft_with("")
+        elif argument == "lookup":
+            self._draft_with("", lookup=True)
+        elif argument:
+            self._draft_with(str(user_path(argument)))
+        elif draft.active:
+            self.say(draft.said)
+        else:
+            self.say("Nobody drafts. /draft lookup, /draft PATH, or F7 among the checkpoints.")
+
+    def _draft_with(self, path: str, *, lookup: bool = False) -> None:
+        self.chat.draft.choose(path, lookup=lookup, options=self.chat.load_options)
 
     def action_card(self) -> None:
         """What was understood of the open checkpoint, and from what."""

@@ -18,6 +18,7 @@ from textual.widgets import Input
 from tui_chat.checkpoint.info import CatalogEntry, CheckpointInfo, Run
 from tui_chat.display import one_line, visible
 from tui_chat.settings import user_path
+from tui_chat.tui.draft import LOOKUP
 from tui_chat.tui.rows import checkpoint_rows
 from tui_chat.tui.screens.card import CheckpointCard
 from tui_chat.tui.screens.sheet import Sheet
@@ -33,16 +34,30 @@ class CheckpointPicker(Sheet):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+o,f2", "dismiss(None)", show=False, priority=True),
         Binding("f5", "card", show=False, priority=True),
+        Binding("f7", "draft", show=False, priority=True),
+        Binding("f8", "lookup", show=False, priority=True),
     ]
 
     TITLE = "Open a checkpoint"
-    KEYS = "type to filter, or a path · Enter opens · F5 all about it · Esc closes"
+    KEYS = "Enter opens · F5 all about it · F7 drafts · F8 lookup · Esc closes"
     FILTER = "filter, or the path of a file or directory"
 
     def __init__(
-        self, scan: Scan, describe: Describe, *, current: str = "", roots: Iterable[str] = ()
+        self,
+        scan: Scan,
+        describe: Describe,
+        *,
+        current: str = "",
+        draft: str = "",
+        lookup: bool = False,
+        on_draft: Callable[[str], None] = lambda answer: None,
+        roots: Iterable[str] = (),
     ) -> None:
+        """`draft` is the path of the checkpoint that drafts; `on_draft` takes that of another one,
+        or LOOKUP, and is called with the same again to end it.
+        """
         super().__init__(current=current)
+        self._draft, self._lookup, self._on_draft = draft, lookup, on_draft
         self._scan = scan
         self._describe = describe
         self._roots = tuple(roots)
@@ -51,6 +66,8 @@ class CheckpointPicker(Sheet):
         self._left = threading.Event()
 
     def on_mount(self) -> None:
+        if self._lookup:
+            self.hint(self.KEYS.replace("F8 lookup", "F8 ends lookup"))
         threading.Thread(target=self._read, name="catalog", daemon=True).start()
 
     def on_unmount(self) -> None:
@@ -87,10 +104,23 @@ class CheckpointPicker(Sheet):
         if path:
             self.app.push_screen(CheckpointCard(lambda: self._describe(path)))
 
+    def action_draft(self) -> None:
+        """The checkpoint under the cursor, or at the path that was typed, drafts for the open
+        one.
+        """
+        typed = self.query_one(Input).value.strip()
+        if path := self.typed(typed, self.query_one(RowList).cursor_key):
+            self._on_draft(path)
+            self.dismiss(None)
+
+    def action_lookup(self) -> None:
+        self._on_draft(LOOKUP)
+        self.dismiss(None)
+
     # ---- the sheet
 
     def rows(self, query: str, now: float, width: int) -> Sequence[Row]:
-        return checkpoint_rows(self._runs, query, now, width, self._current)
+        return checkpoint_rows(self._runs, query, now, width, self._current, self._draft)
 
     def empty(self, query: str) -> str:
         if self._scanning:
