@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from tui_chat.checkpoint.architecture import architecture, shape_in_words
 from tui_chat.checkpoint.info import CheckpointInfo
+from tui_chat.model.spec import ModelSpec
 
 _MODES = {"chat": "chat: turns wrapped in the template", "raw": "raw: the text is continued"}
 
@@ -33,6 +34,7 @@ def card(info: CheckpointInfo) -> list[tuple[str, str]]:
         ("model", f"{shape_in_words(spec)} · {count(info.parameters)} parameters · {info.dtype}"),
         *architecture(info),
         ("context", f"{spec.context_length:,} tokens"),
+        ("cache", cache_in_words(spec)),
         ("vocabulary", f"{spec.vocab_size:,} rows"),
         ("tokenizer", _because(tokenizer, info.tokenizer.source)),
         ("template", _because(info.template.name or "none", info.template.source)),
@@ -53,6 +55,16 @@ def notes(info: CheckpointInfo) -> list[tuple[str, list[str]]]:
         ("warnings", list(info.warnings)),
     ]
     return [(title, sentences) for title, sentences in found if sentences]
+
+
+def cache_in_words(spec: ModelSpec) -> str:
+    """What keys and values take; "" where the model keeps none."""
+    if spec.family == "hipgpt":
+        return ""
+    each = 2 * spec.n_layer * spec.n_kv_head * spec.head_dim * 4 * 1000
+    text = f"{bytes_in_words(each)} per 1,000 tokens in float32, half of it in 16 bits"
+    windows = sum(0 < window < spec.context_length for window in spec.window)
+    return text + (f"; {windows} layers keep only their window" if windows else "")
 
 
 def _because(what: str, source: str) -> str:

@@ -115,7 +115,10 @@ class Lane:
         """Raise EngineError where the memory does not hold so many tokens, before it is used up."""
         needed = self.cache.cache_bytes(tokens) - self.cache.nbytes
         if needed > 0 and needed > (free := self.make_room(needed)):
-            raise too_little(needed, free, f"{tokens:,} tokens")
+            remedy = "Start a new chat, or shorten the prompt"
+            if not self.cache.quantised:
+                remedy = "Shorten the prompt, or open the checkpoint with --kv-cache int8"
+            raise too_little(needed, free, f"{tokens:,} tokens", remedy)
 
     def offered(self, logits: Tensor) -> Tensor:
         """The logits a token is drawn from: those of the tokenizer's ids, on the CPU."""

@@ -90,12 +90,12 @@ def weights_size(info: CheckpointInfo, dtype: str, device: object) -> int:
     return int(info.parameters * _PER_WEIGHT.get(dtype, 4))
 
 
-def too_little(needed: int, free: int, what: str) -> EngineError:
+def too_little(needed: int, free: int, what: str, remedy: str) -> EngineError:
     """What is said before something is begun that the memory does not hold."""
     return EngineError(
         "there is not enough memory",
         f"{what} need {size(needed)}, and {size(max(0, free))} is free",
-        "Give it less to read, or open the checkpoint with --kv-cache int8",
+        remedy,
     )
 
 

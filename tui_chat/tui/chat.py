@@ -17,6 +17,7 @@ from tui_chat.conversation import Conversation, Message, Mode, Receipt, Turn, ne
 from tui_chat.engine import events as ev
 from tui_chat.sampling import MAX_SEED, SamplingParams
 from tui_chat.sessions.records import ChatMeta
+from tui_chat.tui import words
 from tui_chat.tui.chat_view import ChatView, Keeper, NoView
 from tui_chat.tui.draft import Draft
 from tui_chat.tui.reply import RunningReply
@@ -55,6 +56,7 @@ class Chat:
         self._loads_due = 0  # loads that the worker has not answered yet
         self._mode: Mode | None = None  # what the user chose; None: the checkpoint's own
         self.context_used = 0
+        self.memory: ev.Memory | None = None  # as the worker forecast it last
         self._missing = ""  # characters said to have no token
         self._noted = ""  # what the template was last heard to say
         self.window: str | int | None = (
@@ -157,6 +159,8 @@ class Chat:
             self._save_meta()
             saved = self._keeper.add_message(self.conversation.id, message)
             self._view.message_added(message)
+        if self.memory is not None and not self.memory.fits:
+            self._view.say(words.no_room(self.memory))
         self._ask(self.conversation.leaf, after=saved, said=text)
         return True
 
@@ -268,6 +272,8 @@ class Chat:
         old, self.params = self.params, params
         if params == old:
             return
+        if params.max_new_tokens != old.max_new_tokens:
+            self._count_memory()
         reply = self.reply
         if reply is None or reply.stopping or not self._on_screen(reply):
             return
@@ -282,7 +288,11 @@ class Chat:
         if self.loaded is not None and self.loading is None:
             self._send(
                 ev.CountTokens(
-                    lane=self.lane, request_id=request_id, prompt=ev.Prompt(mode="raw", text=text)
+                    lane=self.lane,
+                    request_id=request_id,
+                    prompt=ev.Prompt(mode="raw", text=text),
+                    behind=self.context_used,
+                    reply_tokens=self.params.max_new_tokens,
                 )
             )
 
@@ -305,7 +315,27 @@ class Chat:
 
     def _count_context(self) -> None:
         if self.loaded is not None and self.loading is None:
-            self._send(ev.CountTokens(lane=self.lane, request_id="context", prompt=self._prompt()))
+            self._send(
+                ev.CountTokens(
+                    lane=self.lane,
+                    request_id="context",
+                    prompt=self._prompt(),
+                    reply_tokens=self.params.max_new_tokens,
+                )
+            )
+
+    def _count_memory(self) -> None:
+        """Ask what memory the next reply would take, nothing being typed."""
+        if self.loaded is not None and self.loading is None:
+            self._send(
+                ev.CountTokens(
+                    lane=self.lane,
+                    request_id="memory",
+                    prompt=ev.Prompt(mode="raw", ids=()),
+                    behind=self.context_used,
+                    reply_tokens=self.params.max_new_tokens,
+                )
+            )
 
     def _prompt(self, draft: str = "") -> ev.Prompt:
         """The conversation as it stands, with a draft behind it."""
@@ -328,8 +358,9 @@ class Chat:
                 self._on_loaded(event)
             case ev.LoadFailed(lane=self.lane):
                 self._on_load_failed(event)
-            case ev.Counted(lane=self.lane, request_id="context"):
-                if self.reply is None:
+            case ev.Counted(lane=self.lane):
+                self.memory = event.memory or self.memory
+                if event.request_id == "context" and self.reply is None:
                     self.context_used = event.tokens
             case ev.Failed(request_id="") if event.lane in ("", self.lane):
                 self._on_stumble(event)
@@ -469,6 +500,7 @@ class Chat:
         if self._on_screen(reply):
             self.last = event
             self.context_used = reply.context_used
+            self._count_memory()
         if not reply.message_id:
             return
         reply.text = [event.text]

@@ -14,7 +14,7 @@ from tui_chat.settings import bundled
 from tui_chat.tui import words
 from tui_chat.tui.chat import Chat
 from tui_chat.tui.transcript import reason_words
-from tui_chat.tui.widgets.status import Status, Title, Tone
+from tui_chat.tui.widgets.status import Level, Status, Title, Tone
 
 DEMO = (
     "This is the bundled demo: about one million weights, trained on a few plays and on made-up "
@@ -76,6 +76,7 @@ def status(
     elif error:
         activity, tone = error, "error"
     limit = chat.loaded.context_length if chat.loaded else 0
+    memory, short, level = _memory(chat.memory if chat.loaded else None)
     return Status(
         activity=one_line(activity, 400),
         tone=tone,
@@ -83,8 +84,25 @@ def status(
         knobs=_knobs(chat.params),
         used=min(chat.context_used, limit),
         limit=limit,
+        memory=memory,
+        memory_short=short,
+        memory_level=level,
         progress=progress,
     )
+
+
+def _memory(memory: ev.Memory | None) -> tuple[str, str, Level]:
+    """What there is to say of it, the same in a few letters, and how bad it is."""
+    if memory is None:
+        return "", "", "calm"
+    left = words.size(max(0, memory.free + memory.idle))
+    if not memory.fits:
+        what = "memory too small"
+        return f"{what}: {words.size(memory.needs)} needed, {left} free", what, "full"
+    if memory.tight:
+        return f"memory tight: {left} free", "memory tight", "tight"
+    used = memory.weights + memory.caches
+    return f"mem {words.size(used)} of {words.size(used + memory.free)}", "", "calm"
 
 
 def _knobs(params: SamplingParams) -> str:

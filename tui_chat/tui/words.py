@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tui_chat.display import size as size
+from tui_chat.engine.events import Memory
 
 
 def count(number: int) -> str:
@@ -31,3 +32,12 @@ def age(seconds: float) -> str:
             return unit if not divisor else f"{int(seconds / divisor)} {unit}"
     months = int(seconds / (86400 * 30.4))
     return f"{months} mo" if months < 24 else f"{months // 12} y"
+
+
+def no_room(memory: Memory) -> str:
+    """What is said before a prompt is sent whose reply the memory may not hold."""
+    return (
+        f"{memory.tokens:,} tokens need {size(memory.needs)} more memory, and "
+        f"{size(memory.free + memory.idle)} is free: lower max new tokens (Ctrl+S), or open the "
+        "checkpoint with --kv-cache int8."
+    )

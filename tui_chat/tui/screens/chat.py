@@ -309,7 +309,6 @@ class ChatScreen(ChatActions):
             return
         if isinstance(event, ev.Counted) and event.request_id == "draft":
             self._draft_tokens = event.tokens
-            return
         if isinstance(event, ev.PromptShown):
             self._show_prompt(event)
             return

@@ -16,6 +16,9 @@ from tui_chat.display import one_line
 
 Tone = Literal["idle", "busy", "done", "error", "note"]
 
+Level = Literal["calm", "tight", "full"]
+
+_LEVELS = {"calm": "$chat-muted", "tight": "bold $gauge-full", "full": "bold $chat-error"}
 _TONES = {
     "idle": "$chat-muted",
     "busy": "$accent",
@@ -38,8 +41,9 @@ class Title:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`used` and `limit` are tokens of the context; limit 0 hides the gauge. `progress` 0..1,
-    negative: none.
+    """`used` and `limit` are tokens of the context; limit 0 hides the gauge. `memory` is shown
+    where the knobs leave room, `memory_short` in its place elsewhere. `progress` 0..1, negative:
+    none.
     """
 
     activity: str = ""
@@ -48,6 +52,9 @@ class Status:
     knobs: str = ""
     used: int = 0
     limit: int = 0
+    memory: str = ""
+    memory_short: str = ""
+    memory_level: Level = "calm"
     progress: float = -1.0
 
 
@@ -134,9 +141,13 @@ class StatusBar(Widget):
         first = spread(
             Content.assemble(*parts), Content.styled(status.detail, "$chat-muted"), width
         )
-        second = spread(
-            Content.styled(status.knobs, "$foreground 80%"), self._context_gauge(width), width
+        knobs, context = Content.styled(status.knobs, "$foreground 80%"), self._context_gauge(width)
+        room = width - context.cell_length - knobs.cell_length - 4
+        memory = status.memory if cell_len(status.memory) <= room else status.memory_short
+        right = Content.assemble(
+            (memory, _LEVELS[status.memory_level]), "  " if memory else "", context
         )
+        second = spread(knobs, right, width)
         return Content.assemble(first, "\n", second)
 
     def _context_gauge(self, width: int) -> Content:
