@@ -1,6 +1,6 @@
 """Time and memory to load a checkpoint, beside torch.load and beside reading the bytes.
 
-python benchmarks/loading.py [--smoke] [--rounds N] [--dtype float32] [--keep DIR] [--json FILE]
+python benchmarks/loading.py [--smoke] [--rounds N] [--dtype float32] [--files DIR] [--keep]
 
 Every way loads the same files in a process of its own, in turn (A B C A B C); the best of each
 counts, for a neighbour can only make it slower. Times leave out starting Python and importing
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -419,20 +418,20 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--keep", type=Path, help="write the files here, and use those found there")
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument(
+        "--files", type=Path, help="write the checkpoints here, and use those found there"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument(
+        "--keep", action="store_true", help="write them to benchmarks/results, for docs/"
+    )
     args = parser.parse_args()
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "threads": args.threads,
-        "dtype": args.dtype,
-    }
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    results = {}
+    from common import keep, machine  # not above: it imports torch, which children do by themselves
+
+    where = machine(args.threads, dtype=args.dtype)
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.keep or Path(scratch)
+        folder = args.files or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for name, (shape, kind) in (SMOKE if args.smoke else FILES).items():
             path = folder / f"{shape}{'.pt' if kind == 'torch' else '.safetensors'}"
@@ -440,12 +439,11 @@ def main() -> int:
                 python("--write", str(path), shape, kind)
             rounds = 1 if args.smoke else args.rounds
             found = compare(path, shape, args.dtype, args.threads, rounds)
-            results[name] = found
+            rows.append({"file": name, "ways": found})
             report(name, path, found)
-            if args.keep is None:
+            if args.files is None:
                 path.unlink()
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+    keep("loading", args, where, rows)
     return 0
 
 

@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -62,13 +63,19 @@ def there(name: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the peers that are there."""
+    """Of the peers that are there, and the instructions that llama.cpp was built with: a build for
+    this very processor may be faster than a wheel for many.
+    """
     found = {}
     for name in ("transformers", "xllamacpp"):
         try:
             found[name] = str(importlib.import_module(name).__version__)
         except ImportError:
             continue
+    if "xllamacpp" in found:
+        said = str(importlib.import_module("xllamacpp").get_system_info())
+        flags = dict(re.findall(r"(\w+) = (\d)", said))
+        found["llama.cpp built with"] = " ".join(name for name, on in flags.items() if on != "0")
     return found
 
 
@@ -363,7 +370,9 @@ def _gguf_tensors(shape: Shape, weights: Weights) -> Weights:
 
 
 class LlamaCpp:
-    """llama.cpp on a GGUF file, by its own clock: it counts no time of Python's."""
+    """llama.cpp on a GGUF file, by its own clock, which counts no time of Python's. Keys and values
+    are float16, as it chooses by itself.
+    """
 
     def __init__(self, path: Path, threads: int, length: int) -> None:
         import xllamacpp

@@ -5,60 +5,46 @@ python benchmarks/report.py
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "performance.md"
+from figures import Figures, clock, newest
+from targets import Target, targets
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 
 INTRODUCTION = """# Performance
 
 Made by `python benchmarks/report.py` from the figures in `benchmarks/results/`; no number here is
-typed by hand. Each script of `benchmarks/` measures all its ways in turn (A B C A B C) in one run,
-on the same random weights, greedily, with the same number of threads each; medians of the rounds
-are shown, and ratios are medians of each round's ratio, so that what disturbs a round disturbs both
-sides. What each way computes is checked beforehand: peers must give the same tokens, or the same
-logprob within their precision.
-
-"Of the limit" is what reading the weights once a token, and the keys and values so far, would take
-at the read bandwidth measured in the same rounds. It is a limit for models that the processor's
-caches cannot hold.
-
+typed by hand. [benchmarks/](../benchmarks/README.md) says how to measure them again, and
 `tui-chat bench PATH` measures a file of yours on your machine.
+
+How it is measured: each script runs all its ways in turn (A B C A B C) in one run, on the same
+random weights, with the same number of threads each. The median of the rounds is shown; a ratio is
+the median of the ratios of each round, so that what disturbs a round disturbs both sides. Under
+the name of a peer, "3 x" means that tui-chat is three times faster. Before anything is measured,
+peers must give the same tokens, or the same logprobs within their precision. Programs that are
+missing here were not measured. Absolute times are those of the machine named in each section;
+ratios carry over better.
 """
 
-Figures = dict[str, Any]
+DECODING = """Batch 1, greedy, by the decoder's own step; sampling and the screen come on top (see
+below). float32 stands beside llama.cpp F32, float16 beside F16, int8 beside Q8_0. The limit is what
+reading the weights once a token, and the keys and values so far, would allow at the read bandwidth
+measured in the same rounds; models that fit into the processor's caches may pass it.
+"""
 
+SAMPLING = """Microseconds for one token, from its logits to its id. tui-chat's also gives the
+logprob and counts what was let through. "Usual" is what training repositories write: temperature,
+`topk`, `softmax`, `multinomial`, a full sort for top-p; where it has no such filter its column is
+empty. Peaked logits fall off as a trained model's do, flat ones as an untrained one's.
+"""
 
-class Target(NamedTuple):
-    """A floor that was set, and what was measured: None where it was not."""
-
-    what: str
-    least: float
-    measured: float | None
-    percent: bool = False
-
-    def row(self) -> list[str]:
-        def said(value: float) -> str:
-            return f"{value:.1%}" if self.percent else f"{value:.2f} x"
-
-        if self.measured is None:
-            return [self.what, said(self.least), "not measured", ""]
-        met = "met" if self.measured >= self.least else "missed"
-        return [self.what, said(self.least), said(self.measured), met]
-
-
-def newest(benchmark: str) -> dict[str, Figures]:
-    """Kind of machine and threads -> the newest figures of a benchmark."""
-    found: dict[str, Figures] = {}
-    for path in sorted(RESULTS.glob(f"*-{benchmark}*.json")):
-        kind = path.stem.split(f"-{benchmark}", 1)[1].removeprefix("-")
-        found[kind] = json.loads(path.read_text("utf-8"))
-    return found
+SCREEN = """Keys are typed from outside into the real app in a pseudo-terminal, while the engine
+decodes random weights in the same process. A tick is a callback in the loop of the screen; late is
+how much later than due it ran.
+"""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -67,7 +53,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def where(machine: Figures) -> str:
-    """The machine, in a line."""
+    """The machine, in a line or two."""
     about = [machine["date"], machine.get("gpu") or machine["processor"]]
     about += [f"{machine['cores']} cores", f"{machine['threads']} threads of each way"]
     end = machine.get("load_at_the_end")
@@ -77,7 +63,18 @@ def where(machine: Figures) -> str:
         for name in ("torch", "transformers", "xllamacpp")
         if name in machine
     ]
-    return ", ".join(map(str, about)).replace("1 threads", "1 thread") + ".\n"
+    line = "Measured " + ", ".join(map(str, about)).replace("1 threads", "1 thread") + ".\n"
+    if built := machine.get("llama.cpp built with"):
+        line += f"llama.cpp is a wheel built with {built}; a build for this processor may differ.\n"
+    return line
+
+
+def busy(figures: Figures) -> str:
+    return (
+        "The machine was busy: times, ratios and shares are those of CPU time.\n"
+        if clock(figures) == "cpu"
+        else ""
+    )
 
 
 def rate(value: float) -> str:
@@ -85,47 +82,46 @@ def rate(value: float) -> str:
 
 
 def times(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def clock(figures: Figures) -> str:
-    """By which clock programs are compared: CPU time where others used the processor meanwhile."""
-    machine = figures["machine"]
-    busy = max(machine["load"], machine["load_at_the_end"] - machine["threads"]) > 1.0
-    return "cpu" if busy else "wall"
+    return "" if value is None else f"{value:.2f} x"
 
 
 # ---- pages of each benchmark
 
 
 def decode(figures: Figures) -> Iterator[str]:
-    yield where(figures["machine"])
-    if clock(figures) == "cpu":
-        yield "The machine was busy: ratios and shares are those of CPU time.\n"
-    width = "bandwidth" if clock(figures) == "wall" else "bandwidth_cpu"
+    yield DECODING
+    yield busy(figures)
+    by = clock(figures)
+    width = "bandwidth" if by == "wall" else "bandwidth_cpu"
     for row in figures["rows"]:
         yield (
-            f"{row['shape']}, {row['parameters'] / 1e6:.1f}M parameters, prompt {row['prompt']}, "
-            f"memory {row[width] / 1e9:.1f} GB/s:\n"
+            f"**{row['shape']}**, {row['parameters'] / 1e6:.1f}M parameters, prompt "
+            f"{row['prompt']}, {row['tokens']} tokens written, memory {row[width] / 1e9:.1f} "
+            "GB/s:\n"
         )
         lines = []
         for way, tokens in row["tokens_per_second"].items():
-            ratio = row["ratios"][clock(figures)].get(way.removeprefix("tui-chat "), {})
+            ratio = row["ratios"][by].get(way.removeprefix("tui-chat "), {})
             share = ratio.get("share_of_limit")
             lines.append(
                 [
                     way,
-                    rate(tokens),
-                    f"{row['token_cpu_ms'][way]:,.2f}",
                     "" if share is None else f"{share:.0%}",
-                    times(ratio.get("times_transformers")),
-                    times(ratio.get("times_llama_cpp")),
-                    f"{row['first_token_ms'][way]:,.1f}",
+                    *(
+                        times(ratio.get(key))
+                        for key in (
+                            "times_transformers", "times_llama_cpp", "times_without_a_cache",
+                        )
+                    ),
+                    rate(tokens if by == "wall" else 1e3 / row["token_cpu_ms"][way]),
+                    times(ratio.get("first_times_transformers")),
+                    times(ratio.get("first_times_llama_cpp")),
+                    f"{row['first_token_ms' if by == 'wall' else 'first_token_cpu_ms'][way]:,.1f}",
                 ]
-            )
+            )  # fmt: skip
         head = (
-            "", "tokens/s", "CPU ms a token", "of the limit", "x transformers", "x llama.cpp",
-            "first token, ms",
+            "", "of the limit", "transformers", "llama.cpp", "no cache", "tokens/s",
+            "first token: transformers", "llama.cpp", "ms",
         )  # fmt: skip
         yield table(head, lines)
     for row in figures["machine"].get("agreement", []):
@@ -137,26 +133,26 @@ def decode(figures: Figures) -> Iterator[str]:
 
 
 def turns(figures: Figures) -> Iterator[str]:
-    yield where(figures["machine"])
+    yield (
+        "Milliseconds to the first token of the tenth turn of a chat, through the worker: by "
+        "reading all anew, with what the chat has read before, and after another checkpoint was "
+        "used in its place.\n"
+    )
+    head = (
+        "", "faster", "faster after switching back", "tokens before", "all anew, ms",
+        "turn 10, ms", "switched back, ms",
+    )  # fmt: skip
     yield table(
-        (
-            "",
-            "tokens before",
-            "all anew, ms",
-            "turn 10, ms",
-            "faster",
-            "switched back, ms",
-            "faster",
-        ),
+        head,
         [
             [
                 f"{row['shape']} {row['dtype']}",
+                times(row["turn_times"]),
+                times(row["switched_times"]),
                 f"{row['history']:,}",
                 f"{row['anew_ms']:,.1f}",
                 f"{row['turn_ms']:,.1f}",
-                f"{row['turn_times']:.1f} x",
                 f"{row['switched_ms']:,.1f}",
-                f"{row['switched_times']:.1f} x",
             ]
             for row in figures["rows"]
         ],
@@ -164,35 +160,94 @@ def turns(figures: Figures) -> Iterator[str]:
 
 
 def lanes(figures: Figures) -> Iterator[str]:
-    yield where(figures["machine"])
+    yield "Tokens/s of all replies together, as a multiple of one reply alone.\n"
     streams = ("same 2", "same 4", "same 8")
     yield table(
-        ("", "one reply, tokens/s", "two checkpoints", *(f"{n[5:]} of one" for n in streams)),
+        ("", "two checkpoints", *(f"{n[5:]} of one" for n in streams), "one reply, tokens/s"),
         [
             [
                 f"{row['shape']} {row['dtype']}",
+                *(times(row["times_one"][way]) for way in ("different", *streams)),
                 rate(row["tokens_per_second"]["one"]),
-                *(f"{row['times_one'][way]:.2f} x" for way in ("different", *streams)),
             ]
             for row in figures["rows"]
         ],
     )
 
 
+def sampling(figures: Figures) -> Iterator[str]:
+    yield SAMPLING
+    yield busy(figures)
+    by = clock(figures)
+    spent = "microseconds" if by == "wall" else "cpu_microseconds"
+    groups: dict[tuple[int, str], list[Figures]] = {}
+    for row in figures["rows"]:
+        groups.setdefault((row["vocab_size"], row["logits"]), []).append(row)
+    ways = ("transformers", "usual")
+    for (size, logits), rows in groups.items():
+        yield f"**{size:,} tokens, {logits}**:\n"
+        yield table(
+            ("", *ways, "tui-chat, us", *(f"{way}, us" for way in ways), "let through"),
+            [
+                [
+                    row["knobs"],
+                    *(times(row["ratios"][by].get(way)) for way in ways),
+                    rate(row[spent]["tui-chat"]),
+                    *(rate(row[spent][way]) if way in row[spent] else "" for way in ways),
+                    f"{row['kept']:,.0f}",
+                ]
+                for row in rows
+            ],
+        )
+
+
+def screen(figures: Figures) -> Iterator[str]:
+    if figures["rows"]:
+        yield SCREEN
+        head = (
+            "who writes", "tokens/s", "echo p50, ms", "echo p99, ms", "tick late p50, ms",
+            "tick late p99, ms",
+        )  # fmt: skip
+        yield table(
+            head,
+            [
+                [
+                    row["writes"],
+                    rate(row["tokens_per_second"]) if row["tokens_per_second"] else "none",
+                    *(f"{row['echo_ms'][part]:.1f}" for part in ("p50", "p99")),
+                    *(f"{row['tick_late_ms'][part]:.2f}" for part in ("p50", "p99")),
+                ]
+                for row in figures["rows"]
+            ],
+        )
+    if found := figures["machine"].get("figures"):
+        yield "A small app of transcript and text field, 1,000 tokens/s from a script:\n"
+        yield table(
+            ("", "measured", "at most"),
+            [
+                [
+                    one["what"],
+                    f"{one['value']:.1f} {one['unit']}",
+                    f"{one['at_most']:g} {one['unit']}" if one["at_most"] else "",
+                ]
+                for one in found
+            ],
+        )
+
+
 def gpu(figures: Figures) -> Iterator[str]:
-    yield where(figures["machine"])
     for row in figures["rows"]:
         yield (
-            f"{row['shape']}, {row['parameters'] / 1e6:,.0f}M parameters, prompt {row['prompt']}, "
-            f"a copy reaches {row['bandwidth'] / 1e9:,.0f} GB/s:\n"
+            f"**{row['shape']}**, {row['parameters'] / 1e6:,.0f}M parameters, prompt "
+            f"{row['prompt']}, a copy reaches {row['bandwidth'] / 1e9:,.0f} GB/s:\n"
         )
         yield table(
-            ("", "tokens/s", "of the limit", "first token, ms", "warming up, s"),
+            ("", "of the limit", "tokens/s", "first token, ms", "warming up, s"),
             [
                 [
                     way,
-                    rate(tokens),
                     f"{row['share_of_limit'][way]:.0%}",
+                    rate(tokens),
                     f"{row['first_token_ms'][way]:.1f}",
                     f"{row['warming_seconds'][way]:.1f}",
                 ]
@@ -202,22 +257,26 @@ def gpu(figures: Figures) -> Iterator[str]:
 
 
 def loading(figures: Figures) -> Iterator[str]:
-    machine = figures["machine"]
-    yield ", ".join(f"{name} {value}" for name, value in machine.items()) + ".\n"
-    for name, ways in figures["results"].items():
-        yield f"{name}:\n"
-        floor = ways["floor"]
+    yield (
+        f"In {figures['machine']['dtype']}; the best of the rounds, each in a process of its own, "
+        'files in the page cache. "floor" reads the bytes of the weights to fresh memory with a '
+        'checksum; "open" is all that tui-chat does; "naive" builds the module, then `torch.load` '
+        "and `load_state_dict`.\n"
+    )
+    for row in figures["rows"]:
+        floor = row["ways"]["floor"]
+        yield f"**{row['file']}**:\n"
         yield table(
-            ("", "ms", "x reading the bytes", "peak MB", "x the weights"),
+            ("", "time of the floor", "peak, x the weights", "ms", "peak MB"),
             [
                 [
                     way,
-                    f"{row['seconds'] * 1e3:,.0f}",
-                    f"{row['seconds'] / floor['seconds']:.2f}",
-                    f"{row['peak'] / 1e6:,.0f}",
-                    f"{row['peak'] / row['stays']:.2f}",
+                    times(one["seconds"] / floor["seconds"]),
+                    times(one["peak"] / one["stays"]),
+                    f"{one['seconds'] * 1e3:,.0f}",
+                    f"{one['peak'] / 1e6:,.0f}",
                 ]
-                for way, row in ways.items()
+                for way, one in row["ways"].items()
             ],
         )
 
@@ -226,95 +285,32 @@ SECTIONS = (
     ("decode", "Decoding", decode),
     ("turns", "First token late in a chat", turns),
     ("lanes", "Several replies at once", lanes),
+    ("sampling", "Sampling", sampling),
+    ("ui", "The screen meanwhile", screen),
     ("gpu", "On a GPU", gpu),
     ("loading", "Loading", loading),
 )
 
 
-# ---- the floors that were set
-
-GPT2, SMALL, TINY = "GPT-2 124M", "GPT-like 26M", "GPT-like 1M"
-DECODE = (  # what, at least, shape, prompt, precision, which ratio
-    ("decode x transformers", 1.2, GPT2, 32, "float32", "times_transformers"),
-    ("decode x llama.cpp F32", 1.1, GPT2, 32, "float32", "times_llama_cpp"),
-    ("of the memory's limit", 0.85, GPT2, 32, "float32", "share_of_limit"),
-    ("decode x llama.cpp F16", 1.0, GPT2, 32, "float16", "times_llama_cpp"),
-    ("of the memory's limit", 0.7, GPT2, 32, "float16", "share_of_limit"),
-    ("decode x llama.cpp Q8_0", 1.15, GPT2, 32, "int8", "times_llama_cpp"),
-    ("of the memory's limit", 0.6, GPT2, 32, "int8", "share_of_limit"),
-    ("decode x transformers", 1.1, SMALL, 32, "float32", "times_transformers"),
-    ("decode x llama.cpp F32", 1.0, SMALL, 32, "float32", "times_llama_cpp"),
-    ("decode x llama.cpp Q8_0", 1.0, SMALL, 32, "int8", "times_llama_cpp"),
-    ("decode x transformers", 5.0, TINY, 32, "float32", "times_transformers"),
-    ("decode x llama.cpp F32", 0.67, TINY, 32, "float32", "times_llama_cpp"),
-    ("decode x without a cache", 15.0, GPT2, 512, "float32", "times_without_a_cache"),
-    ("first token x transformers", 1.0, GPT2, 512, "float32", "first_times_transformers"),
-    ("first token x llama.cpp F32", 3.0, GPT2, 512, "float32", "first_times_llama_cpp"),
-    ("first token x llama.cpp Q8_0", 5.0, GPT2, 512, "int8", "first_times_llama_cpp"),
-)
-
-
-def targets() -> list[Target]:
-    """What was aimed for on one CPU thread, beside what the newest figures say."""
-    found: list[Target] = []
-    ratio = _ratios("decode")
-    for what, least, shape, prompt, precision, key in DECODE:
-        value = ratio.get((shape, prompt, precision), {}).get(key)
-        title = f"{shape} {precision}, prompt {prompt}: {what}"
-        found.append(Target(title, least, value, key == "share_of_limit"))
-    agreed = [row for one in _one_thread("decode") for row in one["machine"].get("agreement", [])]
-    found.append(
-        Target("int8: the same likeliest token", 0.99, agreed[0]["int8"] if agreed else None, True)
-    )
-    for dtype, least in (("float32", 20.0), ("float16", 25.0), ("int8", 25.0)):
-        value = _of("turns", "GPT-2 124M", dtype, "turn_times")
-        found.append(Target(f"124M {dtype}: turn 10 x reading all anew", least, value))
-    value = _of("turns", "GPT-2 124M", "float32", "switched_times")
-    found.append(Target("124M float32: switching back x reading all anew", 20.0, value))
-    for what, least, way in (
-        ("two checkpoints at once x one", 0.95, "different"),
-        ("two replies of one checkpoint x one", 1.8, "same 2"),
-        ("eight replies of one checkpoint x one", 3.0, "same 8"),
-    ):
-        all_times = _of("lanes", "GPT-2 124M", "float32", "times_one")
-        found.append(Target(f"124M float32: {what}", least, (all_times or {}).get(way)))
-    return found
-
-
-def _one_thread(benchmark: str) -> list[Figures]:
-    """The newest figures of one CPU thread, if there are any."""
-    found = [one for kind, one in newest(benchmark).items() if kind.startswith("cpu-1-of")]
-    return sorted(found, key=lambda one: one["machine"]["date"])[-1:]
-
-
-def _ratios(benchmark: str) -> dict[tuple[str, int, str], Figures]:
-    return {
-        (row["shape"], row["prompt"], precision): ratio
-        for one in _one_thread(benchmark)
-        for row in one["rows"]
-        for precision, ratio in row["ratios"][clock(one)].items()
-    }
-
-
-def _of(benchmark: str, shape: str, dtype: str, key: str) -> Any:
-    for one in _one_thread(benchmark):
-        for row in one["rows"]:
-            if (row["shape"], row["dtype"]) == (shape, dtype):
-                return row[key]
-    return None
+def verdicts(found: list[Target]) -> Iterator[str]:
+    """How many targets are met, and which are not."""
+    said = {word: [one for one in found if one.verdict == word] for word in ("met", "missed")}
+    unknown = len(found) - sum(map(len, said.values()))
+    line = f"Of {len(found)} targets, {len(said['met'])} are met, {len(said['missed'])} are missed"
+    yield f"{line} and {unknown} are not measured. One CPU thread, unless a GPU is named.\n"
+    yield table(("", "measured", "target", ""), [one.row() for one in found])
 
 
 def page() -> str:
-    parts = [INTRODUCTION, "## Targets, one CPU thread\n"]
-    parts.append(table(("", "at least", "measured", ""), [one.row() for one in targets()]))
+    parts = [INTRODUCTION, "## Targets\n", *verdicts(targets())]
     for benchmark, title, section in SECTIONS:
         parts.append(f"## {title}\n")
         found = newest(benchmark)
         if not found:
             parts.append(f"Not measured: `python benchmarks/{benchmark}.py` does.\n")
-        for kind, figures in found.items():
-            parts.append(f"`{benchmark}.py`{f', {kind}' if kind else ''}: ")
-            parts[-1] += "\n".join(section(figures))
+        for figures in found.values():
+            parts.append(f"`benchmarks/{benchmark}.py`. {where(figures['machine'])}")
+            parts += filter(None, section(figures))
     return "\n".join(parts)
 
 

@@ -218,7 +218,10 @@ def main() -> int:
     parser.add_argument("--vocab", type=int, action="append", help="its size (all)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    where = machine(args.threads, **peers.versions())
+    versions = peers.versions()
+    where = machine(
+        args.threads, **{name: versions[name] for name in ("transformers",) if name in versions}
+    )
     if why := peers.there("transformers"):
         print(why)
     sizes = args.vocab or ((2048, 50_257) if args.smoke else VOCABULARIES)

@@ -139,8 +139,8 @@ def _share_read(loaded: LoadedCheckpoint) -> float:
 
 def read_bandwidth(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
     """Bytes a second that weights can be read at: on a CPU by a plain sum over large pages, with
-    the threads that are set; on a GPU half of what a copy moves back and forth. `clock` counts
-    seconds."""
+    the threads that are set (loops written by hand, with several streams or with prefetches, read
+    no faster); on a GPU half of what a copy moves back and forth. `clock` counts seconds."""
     if device.type == "cpu":
         room = _large_pages(READ)
         numbers = torch.frombuffer(room, dtype=torch.float32).fill_(1.0)
