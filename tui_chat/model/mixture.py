@@ -187,5 +187,7 @@ def _shared(
 
     if f"{prefix}.shared_gate.weight" not in weights:
         return shared
-    opening = linear("shared_gate", matrix)
-    return lambda x: shared(x).mul_(times(x, opening).sigmoid_())
+    gate_weight = weights.pop(f"{prefix}.shared_gate.weight").float()
+    bias = weights.pop(f"{prefix}.shared_gate.bias", None)
+    opening = matrix(gate_weight, None if bias is None else bias.float())
+    return lambda x: shared(x).mul_(times(x.float(), opening).sigmoid_())
