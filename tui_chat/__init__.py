@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def open(path: str, **options: Any) -> Checkpoint:
-    """Open a checkpoint. Options: device, dtype, kv_cache, step, tokenizer, template, config,
-    config_file.
+    """Open a checkpoint. Options: device, dtype, kv_cache, compile, step, tokenizer, template,
+    config, config_file.
     """
     from tui_chat.engine.api import open_checkpoint
 

@@ -240,6 +240,11 @@ def _load_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv-cache", metavar="NAME", help="int8: keys and values in less memory (as computed)"
     )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="on a GPU: compile the model while you already talk, and use it when it is ready",
+    )
 
 
 def _draft_options(parser: argparse.ArgumentParser) -> None:
@@ -287,6 +292,7 @@ def load_options(arguments: argparse.Namespace) -> LoadOptions:
         device=getattr(arguments, "device", None) or "",
         dtype=getattr(arguments, "dtype", None) or "",
         kv_cache=getattr(arguments, "kv_cache", None) or "",
+        compile=getattr(arguments, "compile", False),
         tokenizer=arguments.tokenizer or "",
         template=arguments.template or "",
         config=config(arguments.config),

@@ -26,6 +26,7 @@ class LoadOptions:
     device: str = ""
     dtype: str = ""
     kv_cache: str = ""  # "int8": keys and values in a quarter of float32's memory
+    compile: bool = False  # for a GPU, by torch, while one already talks
     tokenizer: str = ""
     template: str = ""
     config: Mapping[str, object] = field(default_factory=dict)

@@ -34,6 +34,9 @@ class Lane:
         self.writer: Reply | None = None  # the reply whose tokens the cache ends with
         self.drafting: Drafting | None = None  # who proposes what replies may go on with
         self.pipeline = pipeline_for(checkpoint)  # writes ahead on a GPU
+        self._remark = ""
+        if checkpoint.compile and self.pipeline is None:
+            self._remark = f"--compile does nothing for this model on {checkpoint.device}"
         self.window = ContextWindow(
             checkpoint.tokenizer,
             checkpoint.chat_template,
@@ -67,8 +70,9 @@ class Lane:
             torch.cuda.empty_cache()
 
     def remark(self) -> str:
-        """Why its tokens come slower than they could, said once."""
-        return "" if self.pipeline is None else self.pipeline.remark()
+        """What there is to say about how its tokens are made, said once."""
+        said, self._remark = self._remark, ""
+        return said if self.pipeline is None else self.pipeline.remark()
 
     def count(self, prompt: Prompt) -> int:
         """How many tokens the whole prompt takes."""

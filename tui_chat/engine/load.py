@@ -23,6 +23,8 @@ from tui_chat.engine.prefixes import Prefixes
 from tui_chat.engine.warm import warm_up
 from tui_chat.errors import UsageError
 from tui_chat.model.build import Model, build
+from tui_chat.model.cuda.compiled import Compilation
+from tui_chat.model.decoder import Decoder
 from tui_chat.model.linear import Precision
 from tui_chat.model.parts import lies_turned
 from tui_chat.templates.base import Template
@@ -66,6 +68,7 @@ class LoadedCheckpoint:
     threads: int
     seconds: float
     template_variables: Mapping[str, object] = field(default_factory=dict)
+    compile: bool = False  # asked for
 
     @property
     def offered(self) -> int:
@@ -95,6 +98,13 @@ class LoadedCheckpoint:
         special = self.tokenizer.special
         ends = [special[text] for text in END_TOKENS if text in special]
         return ends[:1] or list(self.info.stop_ids[:1]) or self.tokenizer.encode("\n")
+
+    @functools.cached_property
+    def compilation(self) -> Compilation | None:
+        """The model being compiled, from the moment this is asked for; None if nobody wants it."""
+        if not self.compile or not isinstance(self.model, Decoder):
+            return None
+        return Compilation(self.model.parts, self.model.new_cache, self.threads)
 
     @functools.cached_property
     def prefixes(self) -> Prefixes:
@@ -167,6 +177,7 @@ def load_checkpoint(
         template,
         dtype=precision if precision != "dense" else "",
         template_variables=options.template_variables,
+        compile=options.compile,
         seconds=time.perf_counter() - began,
     )
 
@@ -220,6 +231,7 @@ def assemble(
     *,
     dtype: str = "",
     template_variables: Mapping[str, object] | None = None,
+    compile: bool = False,
     seconds: float = 0.0,
 ) -> LoadedCheckpoint:
     """Put the parts together: stop ids from file, template and tokenizer, and the number of
@@ -239,6 +251,7 @@ def assemble(
         threads=choose_threads(model),
         seconds=seconds,
         template_variables=dict(template_variables or {}),
+        compile=compile,
     )
 
 

@@ -44,7 +44,9 @@ def pipeline_for(checkpoint: LoadedCheckpoint) -> Pipeline | None:
     model, record = checkpoint.model, RECORDERS.get(checkpoint.model.device.type)
     if record is None or not isinstance(model, Decoder):
         return None
-    return Pipeline(model.parts, checkpoint.offered, record(model.device))
+    return Pipeline(
+        model.parts, checkpoint.offered, record(model.device), checkpoint.compilation
+    )
 
 
 class Overlap:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tui_chat.knobs import SamplingParams
 from tui_chat.model.cache import KVCache
+from tui_chat.model.cuda.compiled import Compilation, without_compiling
 from tui_chat.model.cuda.draw import FOUND, NUMBERS, Drawing, Kind, kind_of, numbers_of
 from tui_chat.model.cuda.recorder import Recorder, Work
 from tui_chat.model.cuda.step import PLAIN, Inputs, Stages, bucket, fixed_step, windows
@@ -48,11 +49,20 @@ class Pipeline:
     Tokens are numbered as they are drawn in a reply. Not for two threads at once.
     """
 
-    def __init__(self, parts: Parts, offered: int, recorder: Recorder) -> None:
-        """Of the logits the first `offered` are drawn from."""
+    def __init__(
+        self,
+        parts: Parts,
+        offered: int,
+        recorder: Recorder,
+        compilation: Compilation | None = None,
+    ) -> None:
+        """Of the logits the first `offered` are drawn from. What is compiled meanwhile is taken up
+        with the first token of a reply.
+        """
         self._parts, self._recorder = parts, recorder
         self._windows = windows(parts)
-        self.stages: Stages = PLAIN
+        self._stages: Stages = PLAIN
+        self._compilation = compilation
         self.works = True
         self._remark = ""
         spec, device = parts.spec, parts.device
@@ -92,6 +102,8 @@ class Pipeline:
         """Queue the draw of token `at` from logits (vocab_size,) that lie on the device and follow
         `cache.tokens`. `history` is all that stands before it.
         """
+        if not at:
+            self._take_up()
         self._bind(cache)
         self._clear(cache)
         self._inputs.logits.copy_(logits)
@@ -120,8 +132,7 @@ class Pipeline:
         size = bucket(length)
         step = bound.steps.get(size)
         if step is None:
-            made = fixed_step(self._parts, self.stages, cache, self._inputs, size)
-            step = bound.steps[size] = self._recorder.record(made)
+            step = bound.steps[size] = self._recorder.record(self._made(cache, size))
         self._queue(step, history, len(history) + 1, params, dice, at)
 
     def _queue(
@@ -165,6 +176,28 @@ class Pipeline:
             raise unusable(peak)
         return Choice(int(token), logprob, int(kept))
 
+    def _made(self, cache: KVCache, size: int) -> Work:
+        step = fixed_step(self._parts, self._stages, cache, self._inputs, size)
+        if self._stages is PLAIN:
+            return step
+
+        def compiled() -> None:
+            with without_compiling():
+                step()
+
+        return compiled
+
+    def _take_up(self) -> None:
+        """Use what has been compiled, if it is there."""
+        compilation = self._compilation
+        if compilation is None or not compilation.wait(0):
+            return
+        self._compilation = None
+        self._remark = compilation.remark
+        if compilation.ready is not None:
+            self._stages = compilation.ready
+            self.forget()
+
     def forget(self) -> None:
         """Let go of the cache, and of what was recorded over it."""
         self._bound = None
@@ -178,7 +211,7 @@ class Pipeline:
         log.warning(self._remark, exc_info=error)
 
     def remark(self) -> str:
-        """Why it does less than it could, said once; "" if there is nothing to say."""
+        """What there is to say about how tokens are made, said once."""
         said = self._remark or self._recorder.remark
         self._remark = self._recorder.remark = ""
         return said

@@ -37,61 +37,86 @@ def bucket(length: int) -> int:
     return size
 
 
-Begin = Callable[[Parts, Block, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor, Tensor]]
-Middle = Callable[
-    [Parts, Block, Block, Tensor, Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor, Tensor]
-]
-End = Callable[[Parts, Block, Tensor, Tensor, Tensor], Tensor]
+Turn = Callable[[Parts, Tensor, Block, "Tensor | None"], None]
 
 
 class Stages(NamedTuple):
     """What lies between one attention and the next. No shape in it depends on the cache, so that
     what is compiled of it holds for every length and every lane.
+
+    x is (1, n_embd) and may be written over, `normed` what of it went into a layer, `heads` (1,
+    n_head + 2 n_kv_head, head_dim), `mixed` (1, n_head * head_dim) what attention made of them,
+    `angles` (1, 1, n, 2) the row of a rotary table as pairs of numbers.
     """
 
-    begin: Begin
-    middle: Middle
-    end: End
+    # (parts, block, token (1,), its position (1,), angles) -> x, normed, heads
+    begin: Callable[[Parts, Block, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+    # (parts, block, the next block, x, normed, mixed, its angles) -> x, normed, heads
+    middle: Callable[
+        [Parts, Block, Block, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor]
+    ]
+    # (parts, block, x, normed, mixed) -> logits (vocab_size,) float32
+    end: Callable[[Parts, Block, Tensor, Tensor, Tensor], Tensor]
 
 
-def begin(
-    parts: Parts, block: Block, token: Tensor, place: Tensor, angles: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """From a token's id and position, (1,) each, to the first attention: x (1, n_embd), what of it
-    went into the layer, and its heads (1, n_head + 2 n_kv_head, head_dim).
-    """
-    x = parts.begin(token, place)
-    return x, *_before(parts, block, x, angles)
+def stages(turn: Turn) -> Stages:
+    """`turn` norms and rotates q and k, (1, n_head + n_kv_head, head_dim), in place."""
+
+    def before(
+        parts: Parts, block: Block, x: Tensor, angles: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        spec = parts.spec
+        normed = block.attn_norm.many(x)
+        heads = block.qkv.many(normed).view(1, spec.n_head + 2 * spec.n_kv_head, spec.head_dim)
+        turn(parts, heads[:, : spec.n_head + spec.n_kv_head], block, angles)
+        return normed, heads
+
+    def begin(
+        parts: Parts, block: Block, token: Tensor, place: Tensor, angles: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = parts.begin(token, place)
+        return x, *before(parts, block, x, angles)
+
+    def middle(
+        parts: Parts,
+        block: Block,
+        following: Block,
+        x: Tensor,
+        normed: Tensor,
+        mixed: Tensor,
+        angles: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = _after(parts, block, x, normed, mixed)
+        return x, *before(parts, following, x, angles)
+
+    def end(parts: Parts, block: Block, x: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
+        return parts.logits(_after(parts, block, x, normed, mixed))[0]
+
+    return Stages(begin, middle, end)
 
 
-def middle(
-    parts: Parts,
-    block: Block,
-    following: Block,
-    x: Tensor,
-    normed: Tensor,
-    mixed: Tensor,
-    angles: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """From what attention made, (1, n_head * head_dim), to the next layer's. x is written over."""
-    x = _after(parts, block, x, normed, mixed)
-    return x, *_before(parts, following, x, angles)
+def turn_at_once(parts: Parts, qk: Tensor, block: Block, angles: Tensor | None) -> None:
+    """By one multiplication of complex numbers."""
+    parts.turn(qk, block, None if angles is None else torch.view_as_complex(angles))
 
 
-def end(parts: Parts, block: Block, x: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
-    """From what the last attention made to the logits: (vocab_size,) float32."""
-    return parts.logits(_after(parts, block, x, normed, mixed))[0]
+def turn_by_numbers(parts: Parts, qk: Tensor, block: Block, angles: Tensor | None) -> None:
+    """By sums of products, which a compiler makes one kernel of: it knows no complex numbers."""
+    if angles is None or parts.spec.rope_layout == "mismatched":
+        turn_at_once(parts, qk, block, angles)
+        return
+    if block.qk_norm is not None and parts.spec.qk_norm == "before_rope":
+        block.qk_norm(qk)
+    turned = qk[..., : 2 * angles.shape[2]]
+    left, right = turned.float().view(*turned.shape[:2], -1, 2).unbind(-1)
+    cos, sin = angles.unbind(-1)
+    made = torch.stack([left * cos - right * sin, left * sin + right * cos], -1)
+    turned.copy_(made.view(turned.shape))
+    if block.qk_norm is not None and parts.spec.qk_norm == "after_rope":
+        block.qk_norm(qk)
 
 
-PLAIN = Stages(begin, middle, end)
-
-
-def _before(parts: Parts, block: Block, x: Tensor, angles: Tensor | None) -> tuple[Tensor, Tensor]:
-    spec = parts.spec
-    normed = block.attn_norm.many(x)
-    heads = block.qkv.many(normed).view(1, spec.n_head + 2 * spec.n_kv_head, spec.head_dim)
-    parts.turn(heads[:, : spec.n_head + spec.n_kv_head], block, angles)
-    return normed, heads
+PLAIN = stages(turn_at_once)
 
 
 def _after(parts: Parts, block: Block, x: Tensor, normed: Tensor, mixed: Tensor) -> Tensor:
@@ -160,7 +185,9 @@ def fixed_step(
         return mask.masked_fill_(outside, -torch.inf)
 
     def step() -> None:
-        turned = {id(rotary): table.index_select(0, place) for rotary, table in tables}
+        turned = {
+            id(rotary): torch.view_as_real(table.index_select(0, place)) for rotary, table in tables
+        }
         angles = [None if block.rotary is None else turned[id(block.rotary)] for block in blocks]
         masks = {kind: hidden(kind[0], number) for kind, number in numbers.items()}
         x, normed, heads = stages.begin(parts, blocks[0], token, place, angles[0])
