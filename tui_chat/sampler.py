@@ -244,7 +244,7 @@ def pick(
     size = logits.shape[0]
     dice = min(dice, END)
     top_k = params.top_k if params.top_k < size else 0
-    if top_k and (top_k * 8 <= size or size <= SMALL):
+    if 0 < top_k * 8 <= size:
         return _of_few(logits, _largest(logits, top_k), top, params, dice)
     if not (top_k or params.top_p < 1.0 or params.min_p > 0.0):
         return _of_all(scratch.weights(logits, top, params.temperature), dice)
@@ -265,21 +265,16 @@ def pick(
 
 
 def _largest(logits: Logits, count: int) -> Ids:
-    """Ids of the `count` largest and of all that equal the last of them, in the order of ids."""
-    size = logits.shape[0]
+    """Ids, in their order, of the `count` largest, of all that equal the last of them, and of few
+    others. `count` is at most an eighth of the vocabulary.
+    """
     # The largest of each column, and of those the `count` largest: as many different tokens are at
     # least as large as the last of them, so what is smaller is not among the `count` largest.
-    rows = min(64, size // (4 * count))
-    if rows > 1:
-        columns = size // rows
-        best = np.maximum.reduce(logits[: rows * columns].reshape(rows, columns))
-        best.partition(columns - count)
-        ids: Ids = (logits >= best[columns - count]).nonzero()[0]
-        values = logits[ids]
-    else:
-        ids, values = np.arange(size), logits
-    if beyond := values.shape[0] - count:
-        ids = ids[values >= float(np.partition(values, beyond)[beyond])]
+    rows = min(64, logits.shape[0] // (4 * count))
+    columns = logits.shape[0] // rows
+    best = np.maximum.reduce(logits[: rows * columns].reshape(rows, columns))
+    best.partition(columns - count)
+    ids: Ids = (logits >= best[columns - count]).nonzero()[0]
     return ids
 
 
@@ -308,8 +303,11 @@ def _of_few(
     where there are others that top-p counts.
     """
     values = logits if ids is None else logits[ids]
-    order = np.argsort(-values, kind="stable")
-    weights = _weigh(values[order].astype(np.float64), top, params.temperature)
+    order = np.negative(values).argsort(kind="stable")
+    values = values[order]
+    if 0 < params.top_k < values.shape[0]:
+        values = values[: np.count_nonzero(values >= values[params.top_k - 1])]
+    weights = _weigh(values.astype(np.float64), top, params.temperature)
     cumulative = weights.cumsum()
     kept = weights.shape[0]
     if params.top_p < 1.0:
