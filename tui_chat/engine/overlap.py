@@ -44,9 +44,7 @@ def pipeline_for(checkpoint: LoadedCheckpoint) -> Pipeline | None:
     model, record = checkpoint.model, RECORDERS.get(checkpoint.model.device.type)
     if record is None or not isinstance(model, Decoder):
         return None
-    return Pipeline(
-        model.parts, checkpoint.offered, record(model.device), checkpoint.compilation
-    )
+    return Pipeline(model.parts, checkpoint.offered, record(model.device), checkpoint.compilation)
 
 
 class Overlap:
