@@ -22,7 +22,11 @@ def available_memory(device: object = "cpu") -> int:
     """
     if str(device).startswith("cuda"):
         return _available_on_gpu(str(device))
-    return min([_available_on_machine(), *_left_in_groups()])
+    try:
+        groups = Path("/proc/self/cgroup").read_text()
+    except OSError:
+        groups = ""
+    return min([_available_on_machine(), *left_in_groups(groups)])
 
 
 def _available_on_gpu(device: str) -> int:
@@ -46,19 +50,17 @@ def _available_on_machine() -> int:
         return 4 * 2**30
 
 
-def _left_in_groups() -> Iterator[int]:
-    """What the limits of this process's control groups leave, both versions of them."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
+def left_in_groups(groups: str, mounted: Path = GROUPS) -> Iterator[int]:
+    """What the limits of control groups leave, both versions of them; `groups` as Linux lists them
+    for a process.
+    """
+    for line in groups.splitlines():
         _, kind, name = line.split(":", 2)
         if kind == "":
-            files, top = ("memory.max", "memory.current"), GROUPS
+            files, top = ("memory.max", "memory.current"), mounted
         elif "memory" in kind.split(","):
             files = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            top = GROUPS / "memory"
+            top = mounted / "memory"
         else:
             continue
         # In a container the group may be the root of what is mounted, whatever its name.

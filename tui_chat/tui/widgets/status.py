@@ -18,6 +18,7 @@ Tone = Literal["idle", "busy", "done", "error", "note"]
 
 Level = Literal["calm", "tight", "full"]
 
+_KNOBS = 28  # cells they keep beside a warning
 _LEVELS = {"calm": "$chat-muted", "tight": "bold $gauge-full", "full": "bold $chat-error"}
 _TONES = {
     "idle": "$chat-muted",
@@ -142,7 +143,9 @@ class StatusBar(Widget):
             Content.assemble(*parts), Content.styled(status.detail, "$chat-muted"), width
         )
         knobs, context = Content.styled(status.knobs, "$foreground 80%"), self._context_gauge(width)
-        room = width - context.cell_length - knobs.cell_length - 4
+        # Only what someone should act on takes room from the knobs.
+        least = knobs.cell_length if status.memory_level == "calm" else _KNOBS
+        room = width - context.cell_length - least - 4
         memory = status.memory if cell_len(status.memory) <= room else status.memory_short
         right = Content.assemble(
             (memory, _LEVELS[status.memory_level]), "  " if memory else "", context
