@@ -49,6 +49,15 @@ def test_the_json_says_how_the_reply_was_made(run: Run) -> None:
     assert found["stats"]["tokens_per_second"] > 0
 
 
+def test_keys_and_values_may_be_kept_in_int8(run: Run) -> None:
+    plain = run("ask", BASE, "The", "--raw", *SHORT, "--json").json
+    small = run("ask", BASE, "The", "--raw", *SHORT, "--kv-cache", "int8", "--json").json
+    assert (plain["dtype"], small["dtype"]) == ("float32", "float32, int8 cache")
+    assert small["samples"][0]["text"]
+    refused = run("ask", BASE, "The", "--kv-cache", "int4")
+    assert refused.status == 2 and "There is int8" in refused.err
+
+
 def test_the_same_seed_gives_the_same_reply_and_samples_differ_by_seed(run: Run) -> None:
     arguments = ("ask", BASE, "The", "--raw", "--max-new-tokens", "12", "--temperature", "1.5")
     found = run(*arguments, "-n", "3", "--seed", "5", "--json").json["samples"]
