@@ -1,4 +1,4 @@
-"""Packed matrices against dense ones, and models made of them."""
+"""Matrices of fewer bits against dense ones, and models made of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from tui_chat.errors import UsageError
 from tui_chat.model.build import build
-from tui_chat.model.linear import MAKERS, Linear, PackedTable, Precision, matrix
+from tui_chat.model.linear import MAKERS, Held, HeldTable, Linear, Precision, matrix
 from tui_chat.model.parts import lies_turned
 from tui_chat.model.spec import ModelSpec
 
@@ -17,7 +17,7 @@ from .tiny import SPECS, weights_of
 torch.set_num_threads(1)
 
 # How far the product may be from the dense one, over the size of that.
-LOSS: dict[Precision, float] = {"dense": 1e-6, "float16": 1e-3, "int8": 2e-2}
+LOSS: dict[Precision, float] = {"dense": 1e-6, "float16": 1e-3, "bfloat16": 5e-3, "int8": 2e-2}
 
 
 def pair(precision: Precision, *, biased: bool) -> tuple[Linear, Linear, torch.Tensor]:
@@ -34,60 +34,62 @@ def off(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("precision", LOSS)
-def test_a_packed_matrix_multiplies_like_the_dense_one(precision: Precision, biased: bool) -> None:
-    packed, dense, x = pair(precision, biased=biased)
+def test_a_held_matrix_multiplies_like_the_dense_one(precision: Precision, biased: bool) -> None:
+    held, dense, x = pair(precision, biased=biased)
     wanted = dense.many(x)
-    assert packed.rows == 96
-    assert off(packed.many(x), wanted) < LOSS[precision]
+    assert held.rows == 96
+    assert off(held.many(x), wanted) < LOSS[precision]
     out = torch.empty(1, 96)
-    made = packed.into(out)(x[:1])
+    made = held.into(out)(x[:1])
     assert made.data_ptr() == out.data_ptr() and off(out, wanted[:1]) < LOSS[precision]
     start = torch.ones(1, 96)
-    packed.onto(start)(x[:1])
+    held.onto(start)(x[:1])
     assert off(start, wanted[:1] + 1) < LOSS[precision]
 
 
 def test_a_huge_row_does_not_take_the_bits_of_the_others() -> None:
     """The first token of many models has activations a thousand times as large."""
-    packed, dense, x = pair("int8", biased=True)
+    held, dense, x = pair("int8", biased=True)
     x[0] *= 1000
-    assert off(packed.many(x)[1:], dense.many(x)[1:]) < LOSS["int8"]
+    assert off(held.many(x)[1:], dense.many(x)[1:]) < LOSS["int8"]
 
 
-@pytest.mark.parametrize("precision", ["int8", "float16"])
-def test_a_packed_table_gives_the_rows(precision: Precision) -> None:
+@pytest.mark.parametrize("precision", ["int8", "float16", "bfloat16"])
+def test_a_held_table_gives_the_rows(precision: Precision) -> None:
     rows = torch.randn(11, 32) * torch.linspace(0.001, 9, 11)[:, None]
-    table = PackedTable(rows, precision)
+    of = MAKERS[precision](rows, None)
+    assert isinstance(of, Held)
+    table = HeldTable(of)
     assert off(table.many(torch.tensor([3, 0, 10])), rows[[3, 0, 10]]) < 1e-2
     torch.testing.assert_close(table.one(7), table.many(torch.tensor([7]))[0])
 
 
-@pytest.mark.parametrize("precision", ["int8", "float16"])
+@pytest.mark.parametrize("precision", ["int8", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", sorted(SPECS))
-def test_a_packed_model_stays_near_the_arithmetic_written_out(
+def test_a_held_model_stays_near_the_arithmetic_written_out(
     name: str, precision: Precision
 ) -> None:
     spec = SPECS[name]
     ids = [(11 * n + 5) % spec.vocab_size for n in range(30)]
     wanted = Oracle(spec, weights_of(name))(ids).float()
-    packed = build(spec, weights_of(name), precision)
-    assert packed.dtype == torch.float32
-    cache = packed.new_cache()
-    found = [packed.forward_all(ids[:20], cache)]
-    found += [packed.forward([token], cache)[None] for token in ids[20:]]
+    held = build(spec, weights_of(name), precision)
+    assert held.dtype == torch.float32
+    cache = held.new_cache()
+    found = [held.forward_all(ids[:20], cache)]
+    found += [held.forward([token], cache)[None] for token in ids[20:]]
     # Of random weights, which have no structure to be robust by; routers may tip over.
-    limit = (0.4 if spec.experts else 0.12) if precision == "int8" else 0.02
+    limit = (0.4 if spec.experts else 0.12) if precision == "int8" else 0.05 if precision == "bfloat16" else 0.02
     assert off(torch.cat(found), wanted) < limit
 
 
-def test_a_model_that_keeps_nothing_is_not_packed() -> None:
+def test_a_model_that_keeps_nothing_is_not_held() -> None:
     spec = ModelSpec(vocab_size=8, n_layer=1, n_head=1, n_embd=4, context_length=4, family="hipgpt")
     with pytest.raises(UsageError, match="int8 is not to be had for this model"):
         build(spec, {}, "int8")
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("name", ["gpt", "llama-half", "llama-interleaved", "experts-softmax"])
+@pytest.mark.parametrize("name", ["mismatched-rotary", "experts-softmax"])
 def test_a_matrix_that_lies_turned_is_not_copied(name: str, tied: bool) -> None:
     """What `lies_turned` says of a name must be what the build then does with it."""
     weights = {

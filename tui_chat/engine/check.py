@@ -22,7 +22,7 @@ from tui_chat.checkpoint.info import CheckpointInfo
 from tui_chat.engine.events import LoadOptions
 from tui_chat.engine.forms import Form, forms
 from tui_chat.engine.generate import score
-from tui_chat.engine.load import PACKED, choose_device, choose_dtype, describe, read_weights
+from tui_chat.engine.load import HELD, choose_device, choose_dtype, describe, read_weights
 from tui_chat.engine.measure import CLEARLY, Measure, clearly
 from tui_chat.engine.texts import Text, beside, given, passages
 from tui_chat.engine.turns import KNOWN, Spoken, speaks_better, spoken, turns, without_id
@@ -123,7 +123,7 @@ def check(
     template = open_template(info.template, tokenizer, options.template, text_start=info.text_start)
     device = choose_device(options.device)
     # Packed matrices would have to be packed anew for each form that is tried.
-    dtype = choose_dtype("" if options.dtype in PACKED else options.dtype, device)[0]
+    dtype = choose_dtype("" if options.dtype in HELD else options.dtype, device)[0]
     tensors = read_weights(info, dtype, device, lambda done: progress("loading weights", done))
     progress("measuring", 0.0)
     run = _Run(info, tokenizer, template, tensors, progress)

@@ -26,7 +26,9 @@ from tui_chat.model.build import Model, build
 from tui_chat.model.cuda.compiled import Compilation
 from tui_chat.model.decoder import Decoder
 from tui_chat.model.linear import Precision
+from tui_chat.model.native import ready
 from tui_chat.model.parts import lies_turned
+from tui_chat.settings import Paths
 from tui_chat.templates.base import Template
 from tui_chat.templates.open import open_template
 from tui_chat.tokenizers.base import Tokenizer
@@ -35,7 +37,7 @@ from tui_chat.tokenizers.open import open_tokenizer
 Progress = Callable[[str, float], None]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PACKED: tuple[Precision, ...] = ("int8", "float16")  # on a CPU, see model.linear
+HELD: tuple[Precision, ...] = ("int8", "float16", "bfloat16")  # on a CPU, see model.linear
 
 # Control tokens by which tokenizers of the field end a document or a turn.
 END_TOKENS = (
@@ -155,6 +157,8 @@ def load_checkpoint(
         found = described.pop() if described else describe(path, options)
         check()
         progress("loading weights", 0.0)
+        if device.type == "cpu" and ready.suits(found.spec):
+            ready.start(Paths.find().cache)
         tensors = read_weights(
             found, dtype, device, lambda done: progress("loading weights", done), cancelled
         )
@@ -292,12 +296,12 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype | None, P
     if not name:
         return (torch.bfloat16 if device.type == "cuda" else torch.float32), "dense"
     if device.type == "cpu":
-        for precision in PACKED:
+        for precision in HELD:
             if name == precision:
                 return None, precision
     if name not in DTYPES:
-        there = f"There are {', '.join(sorted({*DTYPES, *PACKED}))}"
-        if name in PACKED:
+        there = f"There are {', '.join(sorted({*DTYPES, *HELD}))}"
+        if name in HELD:
             raise UsageError(
                 f"{name} is not to be had on {device}", "", "On a GPU there is bfloat16"
             )

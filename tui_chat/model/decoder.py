@@ -10,6 +10,7 @@ file.
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,10 +20,14 @@ from tui_chat.model.batch import next_tokens
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import mask
 from tui_chat.model.linear import Precision
-from tui_chat.model.parts import Parts, assemble
+from tui_chat.model.native import ready
+from tui_chat.model.parts import Parts, assemble, best_turned
 from tui_chat.model.pauses import finished
 from tui_chat.model.spec import ModelSpec
 from tui_chat.model.step import one_token
+
+if TYPE_CHECKING:
+    from tui_chat.model.native.program import Program
 
 
 class Decoder:
@@ -45,11 +50,13 @@ class Decoder:
         self.spec = spec
         self._quantised_cache = quantised_cache
         self.parameters = sum(tensor.numel() for tensor in weights.values())
-        self.weight_bytes = sum(_held_bytes(*item, precision) for item in weights.items())
+        self.weight_bytes = sum(_held_bytes(tensor, precision) for tensor in weights.values())
         with torch.inference_mode():
-            self._parts = assemble(spec, weights, precision)
+            self._parts = assemble(spec, weights, precision, turn=best_turned(spec))
             self._one = one_token(self._parts)
         self.dtype, self.device = self._parts.dtype, self._parts.device
+        self._suits = ready.fits(self._parts)
+        self._program: Program | None = None
         if weights:
             raise CheckpointError(
                 "the model cannot be built",
@@ -71,7 +78,10 @@ class Decoder:
         """Logits after the last of `ids`, which follow `cache.tokens`: (vocab_size,) float32.
         Appends to the cache.
         """
-        if len(ids) == 1:
+        if (program := self._compiled(len(ids))) is not None:
+            cache.reserve(len(cache) + len(ids))
+            logits = program.run(ids, (cache,), all_logits=False)[0]
+        elif len(ids) == 1:
             cache.reserve(len(cache) + 1)
             logits = self._one(ids[0], cache)
         else:
@@ -94,7 +104,11 @@ class Decoder:
     @torch.inference_mode()
     def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits after each of `ids`: (len(ids), vocab_size) float32. Appends to the cache."""
-        logits = self._parts.logits(finished(self._many(ids, cache)))
+        if (program := self._compiled(len(ids))) is not None:
+            cache.reserve(len(cache) + len(ids))
+            logits = program.run(ids, (cache,))
+        else:
+            logits = self._parts.logits(finished(self._many(ids, cache)))
         cache.append(ids)
         return logits
 
@@ -109,10 +123,21 @@ class Decoder:
             return torch.stack([self.forward((i,), c) for i, c in zip(ids, caches, strict=True)])
         for cache in caches:
             cache.reserve(len(cache) + 1)
-        logits = next_tokens(self._parts, ids, caches)
+        if (program := self._compiled(len(ids))) is not None:
+            logits = program.run(ids, caches)
+        else:
+            logits = next_tokens(self._parts, ids, caches)
         for token, cache in zip(ids, caches, strict=True):
             cache.append((token,))
         return logits
+
+    def _compiled(self, rows: int) -> Program | None:
+        """What computes so few rows without torch, once it is there."""
+        if not self._suits or rows > ready.MOST_ROWS:
+            return None
+        if self._program is None and (make := ready.program()) is not None:
+            self._program = make(self._parts)
+        return self._program
 
     def _many(self, ids: Sequence[int], cache: KVCache) -> Generator[None, None, Tensor]:
         """(T, n_embd) after the last layer, for any number of ids; pauses after each layer."""
@@ -151,10 +176,9 @@ class Decoder:
         return x
 
 
-def _held_bytes(name: str, tensor: Tensor, precision: Precision) -> int:
+def _held_bytes(tensor: Tensor, precision: Precision) -> int:
     """Bytes that a tensor of the file takes once it is in place (linear.py says how)."""
     size = tensor.element_size()
     if precision != "dense":
-        small = precision == "int8" and not name.endswith(".down.weight")
-        size = 4 if tensor.dim() != 2 else 1 if small else 2
+        size = 4 if tensor.dim() != 2 else 1 if precision == "int8" else 2
     return tensor.numel() * size

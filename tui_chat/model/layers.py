@@ -24,10 +24,13 @@ Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
 
 
 class Norm(NamedTuple):
-    """A norm for any number of rows, and for a single one."""
+    """A norm for any number of rows, and for a single one, with what it is made of."""
 
     many: Map
     one: Map
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 0.0
 
 
 UNNORMED = Norm(lambda x: x, lambda x: x)
@@ -46,7 +49,7 @@ def norm(spec: ModelSpec, like: Tensor, weight: Tensor | None, bias: Tensor | No
         def layer_norm(x: Tensor) -> Tensor:
             return torch.layer_norm(x, shape, weight, bias, tolerance)
 
-        return Norm(layer_norm, layer_norm)
+        return Norm(layer_norm, layer_norm, weight, bias, tolerance)
     if bias is not None:
         raise CheckpointError(
             "the model's norms cannot be used", "an RMS norm has a bias", "No known family has one"
@@ -57,8 +60,8 @@ def norm(spec: ModelSpec, like: Tensor, weight: Tensor | None, bias: Tensor | No
 
     small = torch.finfo(like.dtype).eps if eps is None else eps
     if like.device.type != "cpu" or like.dtype != torch.float32 or small <= 0:
-        return Norm(rms_norm, rms_norm)
-    return Norm(rms_norm, _rms_norm_of_one(size, weight, small))
+        return Norm(rms_norm, rms_norm, weight, None, small)
+    return Norm(rms_norm, _rms_norm_of_one(size, weight, small), weight, None, small)
 
 
 def _rms_norm_of_one(size: int, weight: Tensor | None, eps: float) -> Map:

@@ -1,14 +1,13 @@
-"""Matrices as their device multiplies a single row fastest, for a model that talks spends its time
-on exactly that.
+"""Matrices as their device multiplies them fastest, for a model that talks spends its time on
+exactly that.
 
-A dense matrix keeps the numbers of the file. A packed one (int8, float16 beside float32
-activations; CPU only) is laid out by torch's quantised kernels, which read a quarter or half of the
-bytes. All have the same three ways of being used. Knows no model.
+A dense matrix keeps the numbers of the file. A held one (int8, float16 or bfloat16 beside float32
+activations; CPU only) takes a quarter or half of the bytes, which is what a token costs. All have
+the same three ways of being used. Knows no model.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Map = Callable[[Tensor], Tensor]
-Precision = Literal["dense", "int8", "float16"]
+Precision = Literal["dense", "int8", "float16", "bfloat16"]
 
 
 class Linear(Protocol):
@@ -74,61 +73,48 @@ class Matrix(NamedTuple):
 
 
 def matrix(weight: Tensor, bias: Tensor | None) -> Matrix:
-    """From the canonical (out, in). A float32 row times a matrix is half as fast again on a CPU
-    when the matrix lies (in, out) in memory; 16-bit types and GPUs want it as it comes.
-    """
-    if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        return Matrix(weight.t().contiguous(), bias)
+    """From the canonical (out, in), as it lies."""
     return Matrix(weight.t(), bias)
 
 
-class Packed:
-    """A matrix in the layout of torch's quantised kernels. x and y are float32."""
+def turned(weight: Tensor, bias: Tensor | None) -> Matrix:
+    """The same, lying (in, out) in memory where that helps: a float32 row times such a matrix is
+    half as fast again on a CPU, when torch multiplies them.
+    """
+    if weight.device.type == "cpu" and weight.dtype == torch.float32:
+        return Matrix(weight.t().contiguous(), bias)
+    return matrix(weight, bias)
 
-    def __init__(self, run: Map, rows: int, bias: Tensor | None) -> None:
-        self._run = run
-        self._bias = None if bias is None else bias.float()
-        self.rows = rows
+
+class Held:
+    """A matrix (out, in) in fewer bits than the float32 activations it is used with. `scales` are
+    those of the rows of int8, (out,).
+    """
+
+    def __init__(
+        self, weight: Tensor, scales: Tensor | None, bias: Tensor | None, product: Map
+    ) -> None:
+        """`product`: (T, in) -> (T, out) float32, without the bias."""
+        self.weight, self.scales = weight, scales
+        self.bias = None if bias is None else bias.float()
+        self.rows = weight.shape[0]
+        self._product = product
 
     def many(self, x: Tensor) -> Tensor:
-        made = self._run(x)
-        return made if self._bias is None else made.add_(self._bias)
+        made = self._product(x)
+        return made if self.bias is None else made.add_(self.bias)
 
     def into(self, out: Tensor) -> Map:
-        run, bias = self._run, self._bias
+        run, bias = self._product, self.bias
         if bias is None:
             return lambda x: out.copy_(run(x))
         return lambda x: torch.add(run(x), bias, out=out)
 
     def onto(self, x: Tensor) -> Map:
-        run, bias = self._run, self._bias
+        run, bias = self._product, self.bias
         if bias is None:
             return lambda made: x.add_(run(made))
         return lambda made: x.add_(run(made)).add_(bias)
-
-
-def int8(weight: Tensor, bias: Tensor | None) -> Packed:
-    """8 bits a weight with one scale for each row of (out, in); each row of activations is rounded
-    to 8 bits as it comes.
-    """
-    wide = weight.float()
-    scales = row_scales(wide).double()
-    with warnings.catch_warnings():  # torch means to replace these types, and has nothing yet
-        warnings.simplefilter("ignore")
-        zeros = torch.zeros(len(scales), dtype=torch.int64)
-        numbers = torch.quantize_per_channel(wide, scales, zeros, 0, torch.qint8)
-        held = torch.ops.quantized.linear_prepack(numbers, None)
-    run: Callable[[Tensor, object], Tensor] = torch.ops.quantized.linear_dynamic
-
-    def product(x: Tensor) -> Tensor:
-        if x.shape[0] == 1:
-            return run(x, held)
-        # The kernel rounds all rows by one scale. Rows are made equally large for it, or the first
-        # token, which is huge in many models, would leave few bits to the others.
-        largest = x.abs().amax(1, keepdim=True).clamp_min_(_TINY)
-        return run(x / largest, held).mul_(largest)
-
-    return Packed(product, weight.shape[0], bias)
 
 
 _TINY = torch.finfo(torch.float32).tiny
@@ -139,20 +125,105 @@ def row_scales(weight: Tensor) -> Tensor:
     return weight.abs().amax(1).float().clamp_min_(_TINY).div_(127)
 
 
-def half(weight: Tensor, bias: Tensor | None) -> Packed:
+def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in 8 bits, and the scale of each."""
+    scales = row_scales(weight)
+    made = torch.empty(weight.shape, dtype=torch.int8)
+    for at in range(0, len(made), 4096):  # in pieces: of a large table float32 would be too much
+        rows = slice(at, at + 4096)
+        made[rows] = weight[rows].float().div(scales[rows, None]).round_().to(torch.int8)
+    return made, scales
+
+
+def int8(weight: Tensor, bias: Tensor | None) -> Held:
+    """8 bits a weight with one scale for each row of (out, in).
+
+    A single row of activations stays float32. Several are rounded to 8 bits as well, a scale each,
+    where the processor multiplies such numbers four times as fast.
+    """
+    numbers, scales = _rounded(weight)
+    exact = _widening(numbers, scales)
+    if not _fast_int8():
+        return Held(numbers, scales, bias, exact)
+    lying = numbers.t()
+
+    def product(x: Tensor) -> Tensor:
+        if x.shape[0] == 1:
+            return exact(x)
+        each = row_scales(x)[:, None]
+        rounded = x.div(each).round_().to(torch.int8)
+        return torch._int_mm(rounded, lying).float().mul_(each).mul_(scales)
+
+    return Held(numbers, scales, bias, product)
+
+
+def int8_down(weight: Tensor, bias: Tensor | None) -> Held:
+    """The same for the matrix at the end of an MLP. What comes in there is a product or a ReLU of
+    others, a few numbers far larger than the rest, which 8 bits with one scale cannot tell apart.
+    """
+    numbers, scales = _rounded(weight)
+    return Held(numbers, scales, bias, _widening(numbers, scales))
+
+
+def float16(weight: Tensor, bias: Tensor | None) -> Held:
     """float16 weights for float32 activations. Values beyond float16's range become its largest."""
-    held = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
-    run = torch.ops.quantized.linear_dynamic_fp16
-    return Packed(lambda x: run(x, held), weight.shape[0], bias)
+    largest = torch.finfo(torch.float16).max
+    held = weight if weight.dtype == torch.float16 else weight.clamp(-largest, largest).half()
+    return Held(held.contiguous(), None, bias, _widening(held, None))
 
 
-MAKERS: dict[Precision, Make] = {"dense": matrix, "int8": int8, "float16": half}
+def bfloat16(weight: Tensor, bias: Tensor | None) -> Held:
+    """bfloat16 weights for float32 activations; several rows of these are rounded to bfloat16 where
+    the processor multiplies such numbers faster.
+    """
+    held = weight.bfloat16().contiguous()
+    exact = _widening(held, None)
+    if not _fast_bfloat16():
+        return Held(held, None, bias, exact)
+    lying = held.t()
 
-# The matrix at the end of an MLP. What comes in there is a product or a ReLU of others, a few
-# numbers far larger than the rest: rounded to 8 bits it costs more than all other matrices
-# together. On the demo's base model the likeliest token is float32's in 98.4 % of 3,000 places
-# with int8 here, 99.4 % with float16.
-DOWN_MAKERS: dict[Precision, Make] = {"dense": matrix, "int8": half, "float16": half}
+    def product(x: Tensor) -> Tensor:
+        return exact(x) if x.shape[0] == 1 else torch.mm(x.bfloat16(), lying).float()
+
+    return Held(held, None, bias, product)
+
+
+_PIECE = 2**22  # numbers that are widened at a time: what stays in a processor's cache
+
+
+def _widening(held: Tensor, scales: Tensor | None) -> Map:
+    """The product with all weights made float32 for it, which costs little beside several rows."""
+    rows = max(1, _PIECE // held.shape[1])
+    pieces = torch.split(held, rows)
+
+    def product(x: Tensor) -> Tensor:
+        if len(pieces) == 1:
+            made = F.linear(x, held.float())
+        else:
+            made = torch.cat([F.linear(x, piece.float()) for piece in pieces], dim=1)
+        return made if scales is None else made.mul_(scales)
+
+    return product
+
+
+def _fast_int8() -> bool:
+    """Whether the processor adds products of 8-bit numbers in one instruction. Without it oneDNN
+    may let sums of two products overflow.
+    """
+    return bool(torch.cpu._is_vnni_supported())
+
+
+def _fast_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+MAKERS: dict[Precision, Make] = {
+    "dense": matrix,
+    "int8": int8,
+    "float16": float16,
+    "bfloat16": bfloat16,
+}
+DOWN_MAKERS: dict[Precision, Make] = {**MAKERS, "int8": int8_down}
 
 
 class Table(Protocol):
@@ -178,23 +249,21 @@ class DenseTable:
         return F.embedding(ids, self.rows)
 
 
-class PackedTable:
-    """Rows of fewer bits, given as float32: int8 with a scale each, or float16."""
+class HeldTable:
+    """Rows of fewer bits, given as float32; `of`: a head whose rows they are, which then are not
+    kept twice.
+    """
 
-    def __init__(self, rows: Tensor, precision: Precision) -> None:
-        self._scales = row_scales(rows)[:, None] if precision == "int8" else None
-        if self._scales is None:
-            self._rows = rows.half()
-        else:
-            self._rows = (rows / self._scales).round_().to(torch.int8)
+    def __init__(self, of: Held) -> None:
+        self.rows, self.scales = of.weight, of.scales
 
     def many(self, ids: Tensor) -> Tensor:
-        found = self._rows[ids].float()
-        return found if self._scales is None else found.mul_(self._scales[ids])
+        found = self.rows[ids].float()
+        return found if self.scales is None else found.mul_(self.scales[ids, None])
 
     def one(self, token: int) -> Tensor:
-        found = self._rows[token].float()
-        return found if self._scales is None else found.mul_(self._scales[token])
+        found = self.rows[token].float()
+        return found if self.scales is None else found.mul_(self.scales[token])
 
 
 def into(by: Linear, out: Tensor) -> Map:

@@ -27,15 +27,18 @@ from tui_chat.model.linear import (
     DOWN_MAKERS,
     MAKERS,
     DenseTable,
+    Held,
+    HeldTable,
     Linear,
     Make,
     Matrix,
-    PackedTable,
     Precision,
     Table,
+    turned,
 )
 from tui_chat.model.mixture import mixture
-from tui_chat.model.rotary import Rotary, paired, qk_norm, rotaries, rotate, rotate_mismatched
+from tui_chat.model.native import ready
+from tui_chat.model.rotary import QKNorm, Rotary, paired, rotaries, rotate, rotate_mismatched
 from tui_chat.model.spec import ModelSpec
 
 
@@ -56,7 +59,7 @@ class Block(NamedTuple):
 
     attn_norm: Norm
     qkv: Linear  # (n_embd, (n_head + 2 n_kv_head) * head_dim), rotary pairs side by side
-    qk_norm: Map | None
+    qk_norm: QKNorm | None
     rotary: Rotary | None
     window: int  # 0: all
     out: Linear | None
@@ -126,11 +129,17 @@ class Parts(NamedTuple):
             normed(qk)
 
 
-def assemble(spec: ModelSpec, weights: dict[str, Tensor], precision: Precision = "dense") -> Parts:
+def assemble(
+    spec: ModelSpec,
+    weights: dict[str, Tensor],
+    precision: Precision = "dense",
+    *,
+    turn: bool = False,
+) -> Parts:
     """The parts of a decoder. `weights` (canonical names, see build.py) is emptied: the tensors
-    now belong to the parts.
+    now belong to the parts. `turn`: dense matrices are laid out for torch's single rows.
     """
-    return _Assembly(spec, weights, precision).parts()
+    return _Assembly(spec, weights, precision, turn).parts()
 
 
 def lies_turned(spec: ModelSpec, name: str, *, tied: bool) -> bool:
@@ -138,6 +147,8 @@ def lies_turned(spec: ModelSpec, name: str, *, tied: bool) -> bool:
     it is best read to such a place at once.
     """
     if spec.family not in ("decoder", "hipgpt") or not name.endswith(".weight"):
+        return False
+    if spec.family == "decoder" and not best_turned(spec):
         return False
     part = name.removesuffix(".weight").rpartition(".")[2]
     if part == "qkv":  # rotary pairs are brought together first
@@ -147,14 +158,25 @@ def lies_turned(spec: ModelSpec, name: str, *, tied: bool) -> bool:
     return part in ("out", "up", "gate_up", "down", "head") and ".experts." not in name
 
 
+def best_turned(spec: ModelSpec) -> bool:
+    """Whether torch computes the next token of such a decoder on a CPU, and wants its float32
+    matrices turned for that; the compiled step wants them as they come.
+    """
+    return not ready.suits(spec)
+
+
 class _Assembly:
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], precision: Precision) -> None:
+    def __init__(
+        self, spec: ModelSpec, weights: dict[str, Tensor], precision: Precision, turn: bool
+    ) -> None:
         self.spec = spec
         self.weights = weights
-        self.packed = precision
+        self.precision = precision
         self.make, self.make_down = MAKERS[precision], DOWN_MAKERS[precision]
+        if turn and precision == "dense":
+            self.make = self.make_down = turned
         sample = weights["embed.weight"]
-        # What is not a matrix is computed in float32 beside packed matrices.
+        # What is not a matrix is computed in float32 beside matrices of fewer bits.
         dtype = sample.dtype if precision == "dense" else torch.float32
         self.like = torch.empty(0, dtype=dtype, device=sample.device)
 
@@ -187,8 +209,10 @@ class _Assembly:
         output = self.make(
             embed if head is None or tied else head, self.weights.pop("head.bias", None)
         )
-        if self.packed != "dense":
-            return PackedTable(embed.float(), self.packed), output
+        if self.precision != "dense":
+            of = output if tied else self.make(embed, None)
+            assert isinstance(of, Held)
+            return HeldTable(of), output
         # A tied table is kept once, in the layout of the head; looking up a column of it costs
         # nothing beside.
         if tied and isinstance(output, Matrix):
@@ -265,11 +289,11 @@ class _Assembly:
         bias = self.weights.pop(f"{at}.attn.qkv.bias", None)
         return self.make(self.ordered(weight), None if bias is None else self.ordered(bias))
 
-    def qk_norm(self, at: str) -> Map | None:
+    def qk_norm(self, at: str) -> QKNorm | None:
         if self.spec.qk_norm == "none":
             return None
         q_weight = self.small(f"{at}.attn.q_norm.weight")
-        return qk_norm(self.spec, q_weight, self.small(f"{at}.attn.k_norm.weight"))
+        return QKNorm(self.spec, q_weight, self.small(f"{at}.attn.k_norm.weight"))
 
     def ordered(self, rows: Tensor) -> Tensor:
         """The fused rows with those of q and k in rotary order."""

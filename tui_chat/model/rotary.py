@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tui_chat.model.layers import Map
 from tui_chat.model.spec import ModelSpec, RopeScaling
 
 FIRST_ROWS = 1024
@@ -186,28 +185,28 @@ def rotate(heads: Tensor, rows: Tensor) -> Tensor:
 # ---- norms of queries and keys
 
 
-def qk_norm(spec: ModelSpec, q_weight: Tensor | None, k_weight: Tensor | None) -> Map:
-    """RMS norm of (T, n_head + n_kv_head, head_dim), over each head or over all heads of q and of k
-    (OLMo 2).
-
-    Which of the two is read off the size of the weights. Works in place.
+class QKNorm:
+    """RMS norm of (T, n_head + n_kv_head, head_dim), in place: over each head, or over all heads of
+    q and of k (OLMo 2). Which of the two is read off the size of the weights.
     """
-    n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
-    eps = spec.norm_eps if spec.qk_norm_eps is None else spec.qk_norm_eps
-    whole = q_weight is not None and q_weight.shape[0] == n_head * dim != dim
-    weight: Tensor | None = None
-    if q_weight is not None and k_weight is not None:
-        q = q_weight if whole else q_weight.repeat(n_head)
-        k = k_weight if whole else k_weight.repeat(n_kv)
-        weight = torch.cat([paired(spec, q, n_head), paired(spec, k, n_kv)]).view(-1, dim)
 
-    def each_head(heads: Tensor) -> Tensor:
-        normed = F.rms_norm(heads, (dim,), None, eps)
-        return heads.copy_(normed if weight is None else normed.mul_(weight))
+    def __init__(self, spec: ModelSpec, q_weight: Tensor | None, k_weight: Tensor | None) -> None:
+        n_head, n_kv, dim = spec.n_head, spec.n_kv_head, spec.head_dim
+        self.eps = spec.norm_eps if spec.qk_norm_eps is None else spec.qk_norm_eps
+        self.whole = q_weight is not None and q_weight.shape[0] == n_head * dim != dim
+        self.weight: Tensor | None = None  # (n_head + n_kv_head, head_dim), pairs side by side
+        if q_weight is not None and k_weight is not None:
+            q = q_weight if self.whole else q_weight.repeat(n_head)
+            k = k_weight if self.whole else k_weight.repeat(n_kv)
+            rows = torch.cat([paired(spec, q, n_head), paired(spec, k, n_kv)])
+            self.weight = rows.view(-1, dim)
+        self._n_head, self._dim = n_head, dim
 
-    def all_heads(heads: Tensor) -> Tensor:
-        for part in (heads[:, :n_head], heads[:, n_head:]):
-            part.copy_(F.rms_norm(part, tuple(part.shape[1:]), None, eps))
+    def __call__(self, heads: Tensor) -> Tensor:
+        weight = self.weight
+        if not self.whole:
+            normed = F.rms_norm(heads, (self._dim,), None, self.eps)
+            return heads.copy_(normed if weight is None else normed.mul_(weight))
+        for part in (heads[:, : self._n_head], heads[:, self._n_head :]):
+            part.copy_(F.rms_norm(part, tuple(part.shape[1:]), None, self.eps))
         return heads if weight is None else heads.mul_(weight)
-
-    return all_heads if whole else each_head
