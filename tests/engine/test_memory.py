@@ -1,4 +1,4 @@
-"""Memory is looked at before it is needed: what is said of it, what is given up, what is refused."""
+"""Memory is looked at before it is needed: what is said of it, given up, and refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_reply_ends_with_what_is_written_where_the_memory_ends(long_noise: str
 
     def make_room(needed: int) -> int:
         asked.append(needed)
-        return 256 * ROW
+        return 10**9 if len(asked) == 1 else 5
 
     lane.make_room = make_room
     plain = run(Lane(opened(long_noise)), IDS, GREEDY.with_(max_new_tokens=100))

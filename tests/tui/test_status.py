@@ -40,7 +40,8 @@ def told(memory: ev.Memory | None) -> Status:
     [
         (CALM, 120, "mem 1.5 GB of 16 GB  ctx "),
         (CALM, 200, "mem 1.5 GB of 16 GB  ctx "),
-        (TIGHT, 80, "memory tight  ctx "),
+        (TIGHT, 60, "memory tight  ctx "),
+        (TIGHT, 80, "memory tight: 1.0 GB free  ctx "),
         (TIGHT, 120, "memory tight: 1.0 GB free  ctx "),
         (FULL, 80, "memory too small  ctx "),
         (FULL, 120, "memory too small: 3.1 GB needed, 1.2 GB free"),
