@@ -3,11 +3,13 @@ the GPU's memory allows.
 
 python benchmarks/gpu.py [--smoke] [--only NAME] [--rounds N] [--device cuda] [--keep]
 
-"engine" is a whole reply as the app makes it, "step" the decoder alone. transformers runs eagerly
-with a cache that grows, and compiled with a static one (CUDA graphs, full graph). All take turns
-with the same weights; a warm round comes before. "limit" is the weights, keys and values of a token
-over the bandwidth that a copy reaches in the same run. `--device cpu --smoke` tries the code where
-there is no GPU; its figures mean nothing.
+"engine" is a whole reply as the app makes it: step and draw recorded as CUDA graphs, each token
+queued before the one before it is looked at; "compiled" is the same with --compile, and "step" the
+decoder started operator by operator. transformers runs eagerly with a cache that grows, and
+compiled with a static one (CUDA graphs, full graph). All take turns with the same weights; a warm
+round comes before. "limit" is the weights, keys and values of a token over the bandwidth that a
+copy reaches in the same run. Where there is no GPU, --smoke tries the code on the CPU, with plain
+calls in place of graphs; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -37,10 +39,13 @@ from peers import Round, Way
 
 from tui_chat.checkpoint.info import CheckpointInfo, TokenizerHint
 from tui_chat.engine.engine import Lane
-from tui_chat.engine.events import Prompt, Stepped
+from tui_chat.engine.events import Prompt, Started, Stepped
 from tui_chat.engine.load import assemble
+from tui_chat.engine.overlap import RECORDERS
 from tui_chat.engine.speed import read_bandwidth
+from tui_chat.engine.warm import warm_up
 from tui_chat.model.build import Model, build
+from tui_chat.model.cuda.recorder import CudaGraphRecorder, EagerRecorder, Work
 from tui_chat.sampling import SamplingParams
 from tui_chat.tokenizers.none import IdsOnly
 
@@ -54,7 +59,25 @@ SMOKE = {"GPT-like 1M": (gpt(4, 4, 128, 2048), True)}
 PROMPT = 128  # tokens
 
 
-def lane(shape: Shape, model: Model) -> Lane:
+class ClockedRecorder(CudaGraphRecorder):
+    """Notes how long each recording takes, without the run before it."""
+
+    seconds: list[float]
+
+    def _captured(self, work: Work) -> Work:
+        began = time.perf_counter()
+        replay = super()._captured(work)
+        self.seconds = [*getattr(self, "seconds", []), time.perf_counter() - began]
+        return replay
+
+
+def recordings(in_lane: Lane) -> list[float]:
+    """Milliseconds that each recording of a lane has taken: steps and draws, as they came."""
+    recorder = in_lane.pipeline._recorder if in_lane.pipeline is not None else None
+    return [1e3 * seconds for seconds in getattr(recorder, "seconds", [])]
+
+
+def lane(shape: Shape, model: Model, compile: bool = False) -> Lane:
     """The model in the engine, with a tokenizer of numbers."""
     info = CheckpointInfo(
         path="random",
@@ -65,19 +88,31 @@ def lane(shape: Shape, model: Model) -> Lane:
         run="random",
         tokenizer=TokenizerHint(kind="none"),
     )
-    return Lane(assemble(info, model, IdsOnly(shape.spec.vocab_size), None))
+    loaded = assemble(info, model, IdsOnly(shape.spec.vocab_size), None, compile=compile)
+    made = Lane(loaded)
+    assert made.pipeline is not None, "the engine's way for GPUs is not in use"
+    if loaded.compilation is not None:
+        loaded.compilation.wait()
+        print(loaded.compilation.remark)
+    return made
 
 
 def engine(in_lane: Lane) -> Way:
-    """A greedy reply of the engine. Its lane is emptied before, so that the prompt is read."""
+    """A greedy reply of the engine. Its lane is emptied before, so that the prompt is read; the
+    room stays, and what was recorded over it, as between the turns of a chat.
+    """
 
     def way(prompt: Sequence[int], count: int) -> Round:
-        in_lane.drop_cache()
+        in_lane.cache.truncate(0)
         params = SamplingParams(temperature=0.0, max_new_tokens=count + 1)
         ids: list[int] = []
         stamps: list[float] = []
         began = time.perf_counter()
         for event in in_lane.reply(Prompt(mode="raw", ids=tuple(prompt)), params).events():
+            if isinstance(event, Started):
+                assert not event.reused_tokens
+                if event.note:
+                    print(event.note)
             if isinstance(event, Stepped) and event.steps:
                 ids += [step.id for step in event.steps]
                 stamps += [time.perf_counter()] * len(event.steps)
@@ -97,9 +132,17 @@ def step(model: Model) -> Way:
     return peers.greedy(first, lambda token: model.forward((token,), kept["cache"]))
 
 
-def ways(shape: Shape, weights: Weights, length: int, compiled: bool) -> dict[str, Way]:
+def ways(
+    shape: Shape, weights: Weights, length: int, compiled: bool, lanes: dict[str, Lane]
+) -> dict[str, Way]:
+    """All of them, by name; `lanes` gets those of the engine."""
     model = build(shape.spec, {name: tensor.clone() for name, tensor in weights.items()})
-    found = {"tui-chat engine": engine(lane(shape, model)), "tui-chat step": step(model)}
+    warm_up(model)
+    lanes["engine"] = lane(shape, model)
+    found = {"tui-chat engine": engine(lanes["engine"]), "tui-chat step": step(model)}
+    if compiled:
+        lanes["compiled"] = lane(shape, model, compile=True)
+        found["tui-chat compiled"] = engine(lanes["compiled"])
     if peers.there("transformers"):
         return found
     module = peers.hf_model(shape, weights)
@@ -123,7 +166,8 @@ def measure(
 ) -> dict[str, Any]:
     weights = random_weights(shape, tied=tied, dtype=torch.bfloat16, device=str(device))
     prompt = [at % shape.spec.vocab_size for at in range(PROMPT)]
-    all_ways = ways(shape, weights, PROMPT + count + 8, device.type == "cuda")
+    lanes: dict[str, Lane] = {}
+    all_ways = ways(shape, weights, PROMPT + count + 8, device.type == "cuda", lanes)
     found: dict[str, list[Round]] = {way: [] for way in all_ways}
     warming = {}
     for way, run in list(all_ways.items()):  # twice: a graph is captured in the second call
@@ -152,6 +196,7 @@ def measure(
         "tokens": count,
         "bandwidth": median(widths),
         "warming_seconds": warming,
+        "recording_ms": {name: recordings(one) for name, one in lanes.items()},
         "tokens_per_second": {way: 1 / one for way, one in token.items()},
         "share_of_limit": {way: read / median(widths) / one for way, one in token.items()},
         "first_token_ms": {
@@ -172,6 +217,9 @@ def show(row: dict[str, Any]) -> None:
             f" {row['first_token_ms'][way]:9.2f} {row['warming_seconds'][way]:10.1f}",
             flush=True,
         )
+    for way, each in row["recording_ms"].items():
+        if each:
+            print(f"{way}: {len(each)} recordings, {median(each):.1f} ms each")
 
 
 def main() -> int:
@@ -180,8 +228,16 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("There is no CUDA device here: nothing was measured.")
-        return 0
+        if not args.smoke:
+            print("There is no CUDA device here: nothing was measured.")
+            return 0
+        print(
+            "There is no CUDA device here: the code is tried on the CPU. No figure means anything."
+        )
+        args.device, args.keep = "cpu", False
+    RECORDERS["cuda"] = ClockedRecorder
+    if args.smoke and args.device == "cpu":
+        RECORDERS["cpu"] = lambda device: EagerRecorder()
     device = torch.device(args.device)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     torch.set_num_threads(args.threads)
