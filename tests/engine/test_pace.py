@@ -26,6 +26,7 @@ class Machine:
     ) -> None:
         self.pace, self.check, self.draft, self.right = pace, check, draft, right
         self.random = random.Random(seed)
+        self.held_up = 0.0  # how often a call takes 30 steps more
         self.seconds = 0.0
         self.tokens = 0
         self.drafts: list[int] = []
@@ -48,6 +49,7 @@ class Machine:
                 accepted += 1
             noise = self.random.uniform(0.9, 1.2)
             check, drafting = noise * self.check(count), noise * self.draft * count
+            check += 30 * (self.random.random() < self.held_up)
             self.pace.drafted("g", count, accepted, drafting, check)
             self.seconds += check + drafting
             self.tokens += accepted + 1
@@ -68,6 +70,13 @@ def test_drafts_that_are_right_more_than_double_the_speed() -> None:
     machine = Machine(Pace({"g": 0.4}), check=lambda count: 1.1 + 0.03 * count, right=0.97)
     assert machine.write(1000) > 5 * PLAIN
     assert max(machine.drafts) == 15
+
+
+def test_a_call_that_was_kept_waiting_now_and_then_does_not_end_it() -> None:
+    machine = Machine(Pace({"g": 0.4}), check=lambda count: 1.1 + 0.03 * count, right=0.97)
+    machine.held_up = 0.05
+    machine.write(2000)
+    assert machine.drafts[-100:].count(15) > 80
 
 
 def test_as_many_are_drafted_as_pay() -> None:

@@ -16,6 +16,7 @@ COUNTS = (1, 3, 7, 15)
 """How many ids are drafted at a time: with the token before them 2, 4, 8 or 16 rows."""
 
 SHARE = 0.02  # of the steps that may be lost on drafts that did not pay
+SAVED = 8.0  # steps that drafts have saved and may lose again
 PATIENCE = 2.0  # steps that may be lost before drafts have to show that they pay
 WORTH = 1.02  # how many times as fast as plain a draft must promise to be
 AGAIN = 64  # calls with a draft, after which a plain one is timed anew
@@ -48,7 +49,7 @@ class Pace:
         """A token was run by itself."""
         self._plain.append(seconds)
         self._since_plain = 0
-        self._lost = max(0.0, self._lost - SHARE)
+        self._lost = max(min(self._lost, 0.0), self._lost - SHARE)
 
     def drafted(
         self, grade: Hashable, count: int, accepted: int, drafting: float, check: float
@@ -68,8 +69,9 @@ class Pace:
         self._checks.setdefault(size, deque(maxlen=5)).append(check / step)
         self._drafting.append(drafting / step / count)
         brought = accepted + 1
-        lost = (drafting + check) / step - brought
-        self._lost = max(0.0, self._lost + lost - SHARE * brought)
+        # One that took far longer than others of its size was kept waiting by another program.
+        taken = min((drafting + check) / step, 2 * self._cost(size))
+        self._lost = max(-SAVED, self._lost + taken - brought - SHARE * brought)
 
     # ---- what to do
 
