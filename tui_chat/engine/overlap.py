@@ -68,11 +68,13 @@ class Overlap:
         """The next token; None where it is to be drawn from these logits in the plain way, as all
         that follow. Raises EngineError where its logits were not usable.
         """
-        if not isinstance(logits, Queued) and not self._first(logits, cache, params):
-            return None
         at, history = self._taken, self._history
-        # Beyond the room there is, the reply asks for more first.
-        if at + 1 < params.max_new_tokens and self._drawn == at + 1 and len(cache) < cache.capacity:
+        if not isinstance(logits, Queued):
+            # Nothing is queued behind it: what has to be recorded first would keep it from being
+            # seen.
+            if not self._first(logits, cache, params):
+                return None
+        elif self._may_go_on(cache, params):
             self._next(cache, history, params)
         choice = self._pipeline.wait(at)
         history.append(choice.id)
@@ -87,6 +89,13 @@ class Overlap:
             return None
         cache.append(self._history[-1:])
         return QUEUED
+
+    def _may_go_on(self, cache: KVCache, params: SamplingParams) -> bool:
+        """Whether a token will be wanted behind the one to be taken, for all that is known. For
+        more room than there is the reply asks first.
+        """
+        wanted = self._taken + 1 < params.max_new_tokens and self._drawn == self._taken + 1
+        return wanted and len(cache) < cache.capacity
 
     def _first(self, logits: Tensor, cache: KVCache, params: SamplingParams) -> bool:
         pipeline, at = self._pipeline, self._taken
