@@ -224,7 +224,8 @@ def test_an_int8_cache_is_the_same_in_any_pieces_and_near_the_exact_one(name: st
     cache = small.new_cache()
     found = [small.forward_all(IDS[:7], cache)]
     found += [small.forward([token], cache)[None] for token in IDS[7:]]
-    torch.testing.assert_close(torch.cat(found), whole, atol=5e-3, rtol=5e-3)
+    # A number between two that can be kept may be rounded either way.
+    assert (torch.cat(found) - whole).norm() / whole.norm() < 3e-3
 
 
 def test_what_has_no_place_is_named() -> None:

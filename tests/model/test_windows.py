@@ -152,7 +152,7 @@ def test_a_quantised_window_is_the_same_in_any_pieces(name: str) -> None:
     rows = [model.forward_all(ids[:20], cache)]
     rows += [model.forward([token], cache)[None] for token in ids[20:]]
     # A number between two that can be kept may be rounded either way.
-    torch.testing.assert_close(torch.cat(rows), whole, atol=5e-3, rtol=5e-3)
+    assert (torch.cat(rows) - whole).norm() / whole.norm() < 3e-3
 
 
 def test_real_sizes_move_their_rows_too() -> None:

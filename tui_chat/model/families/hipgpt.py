@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
 from tui_chat.model.constant_dropout import PROBABILITY, passes
-from tui_chat.model.layers import matrix, times
+from tui_chat.model.layers import times
+from tui_chat.model.linear import turned
 from tui_chat.model.spec import ModelSpec
 
 _HASHED_AT_ONCE = 2**20
@@ -84,7 +85,7 @@ class HipGPT:
         tensors = [self._embed, self._position, *weights.values()]
         self.parameters = sum(tensor.numel() for tensor in tensors)
         self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        self._head = matrix(weights.pop("head.weight"), None)
+        self._head = turned(weights.pop("head.weight"), None)
         self._marks = kept_rows(spec) if spec.options.get("dropout", True) else None
         reaches, self._first = self._reaches()
         blocks = [self._block(weights, i, reach) for i, reach in enumerate(reaches)]

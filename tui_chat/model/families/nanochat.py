@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tui_chat.errors import CheckpointError
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import ACTIVATIONS, attention, mask, norm, shaped_logits
-from tui_chat.model.linear import DOWN_MAKERS, MAKERS, Precision
+from tui_chat.model.linear import DOWN_MAKERS, MAKERS, Precision, turned
 from tui_chat.model.nanochat_parts import (
     Layer,
     held_bytes,
@@ -76,7 +76,7 @@ class NanoChat:
         embed, head = take("embed.weight"), take("head.weight", None)
         self.dtype = torch.float32 if packed else embed.dtype
         self.device = embed.device
-        make = MAKERS[precision]
+        make = MAKERS[precision] if packed else turned
         self._head = make(embed.clone() if head is None else head, None)
         del head  # it may have been laid out anew
         gate, strength = take("smear_gate.weight", None), take("smear_lambda.weight", None)
@@ -123,7 +123,10 @@ class NanoChat:
         first: float,
         pair: float,
     ) -> Layer:
-        spec, take, make = self.spec, weights.pop, MAKERS[precision]
+        spec, take = self.spec, weights.pop
+        make, make_down = MAKERS[precision], DOWN_MAKERS[precision]
+        if precision == "dense":
+            make = make_down = turned
         at = f"blocks.{i}"
         rows = take(f"{at}.attn.qkv.weight")
         heads = spec.n_head + spec.n_kv_head
@@ -144,7 +147,7 @@ class NanoChat:
             qkv=make(torch.cat(parts), None),
             out=make(take(f"{at}.attn.out.weight"), None),
             up=make(take(f"{at}.mlp.up.weight"), None),
-            down=DOWN_MAKERS[precision](take(f"{at}.mlp.down.weight"), None),
+            down=make_down(take(f"{at}.mlp.down.weight"), None),
             window=spec.window[i] if spec.window else 0,
             values=None if values is None else rows_of(values, precision != "dense"),
         )
