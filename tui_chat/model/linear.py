@@ -9,11 +9,13 @@ the same three ways of being used. Knows no model.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from tui_chat.model.native import ready
 
 Map = Callable[[Tensor], Tensor]
 Precision = Literal["dense", "int8", "float16", "bfloat16"]
@@ -45,31 +47,55 @@ class Linear(Protocol):
 Make = Callable[[Tensor, Tensor | None], Linear]
 
 
-class Matrix(NamedTuple):
+class Matrix:
     """A dense matrix; `weight` is (in, out)."""
 
-    weight: Tensor
-    bias: Tensor | None
-
-    @property
-    def rows(self) -> int:
-        return self.weight.shape[1]
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+        self.rows = weight.shape[1]
+        natural = weight.dtype == torch.float32 and weight.t().is_contiguous()
+        self._row = _Row(weight.t(), None) if natural else None
 
     def many(self, x: Tensor) -> Tensor:
-        weight, bias = self
+        weight, bias = self.weight, self.bias
         return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
 
     def into(self, out: Tensor) -> Map:
-        weight, bias = self
-        if bias is None:
-            return lambda x: torch.mm(x, weight, out=out)
-        return lambda x: torch.addmm(bias, x, weight, out=out)
+        weight, bias, row = self.weight, self.bias, self._row
+
+        def product(x: Tensor) -> Tensor:
+            if row is not None and (fast := row.fast()) is not None:
+                return out.copy_(fast(x)) if bias is None else torch.add(fast(x), bias, out=out)
+            if bias is None:
+                return torch.mm(x, weight, out=out)
+            return torch.addmm(bias, x, weight, out=out)
+
+        return product
 
     def onto(self, x: Tensor) -> Map:
-        weight, bias = self
-        if bias is None:
-            return lambda made: x.addmm_(made, weight)
-        return lambda made: x.addmm_(made, weight).add_(bias)
+        weight, bias, row = self.weight, self.bias, self._row
+
+        def product(made: Tensor) -> Tensor:
+            if row is not None and (fast := row.fast()) is not None:
+                x.add_(fast(made))
+            else:
+                x.addmm_(made, weight)
+            return x if bias is None else x.add_(bias)
+
+        return product
+
+
+class _Row:
+    """The compiled product of one row with a matrix (out, in), once it can be had."""
+
+    def __init__(self, weight: Tensor, scales: Tensor | None) -> None:
+        self._matrix = weight, scales
+        self._fast: Map | None = None
+
+    def fast(self) -> Map | None:
+        if self._fast is None:
+            self._fast = ready.row_product(*self._matrix)
+        return self._fast
 
 
 def matrix(weight: Tensor, bias: Tensor | None) -> Matrix:
@@ -98,7 +124,13 @@ class Held:
         self.weight, self.scales = weight, scales
         self.bias = None if bias is None else bias.float()
         self.rows = weight.shape[0]
-        self._product = product
+        self._several = product
+        self._row = _Row(weight, scales)
+
+    def _product(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 1 and (fast := self._row.fast()) is not None:
+            return fast(x)
+        return self._several(x)
 
     def many(self, x: Tensor) -> Tensor:
         made = self._product(x)

@@ -20,17 +20,12 @@ from tui_chat.model.linear import DenseTable, Held, HeldTable, Linear, Matrix, T
 from tui_chat.model.native import tables
 from tui_chat.model.native.crew import Crew
 from tui_chat.model.native.ready import MOST_ROWS
+from tui_chat.model.native.rows import KINDS, row_product
 from tui_chat.model.native.step import run
 from tui_chat.model.parts import MLP, Block, Parts, assemble
 from tui_chat.model.rotary import Rotary
 from tui_chat.model.spec import ModelSpec
 
-_KINDS = {
-    torch.float32: tables.FLOAT32,
-    torch.bfloat16: tables.BFLOAT16,
-    torch.float16: tables.FLOAT16,
-    torch.int8: tables.INT8,
-}
 _ACTIVATIONS = {
     "gelu": tables.GELU,
     "gelu_tanh": tables.GELU_TANH,
@@ -256,7 +251,7 @@ class Program:
         if not rows.is_contiguous():
             rows = rows.contiguous()
             self._held.append(rows)
-        to["weight"], to["kind"] = rows.data_ptr(), _KINDS[rows.dtype]
+        to["weight"], to["kind"] = rows.data_ptr(), KINDS[rows.dtype]
         to["rows"], to["columns"] = rows.shape
         to["scales"] = self._address(scales)
 
@@ -279,5 +274,6 @@ def try_out() -> None:
         cache = KVCache(spec, dtype=torch.float32, device=torch.device("cpu"))
         cache.reserve(1)
         logits = Program(assemble(spec, weights)).run((0,), (cache,))
-    if logits.abs().max() > 1e-6:
+        one = row_product(torch.ones(2, 16), None)(torch.ones(1, 16))
+    if logits.abs().max() > 1e-6 or float((one - 16).abs().max()) > 1e-6:
         raise RuntimeError("the compiled step computes nonsense")

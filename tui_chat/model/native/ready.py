@@ -30,6 +30,8 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tui_chat.model.native.program import Program
     from tui_chat.model.parts import Parts
     from tui_chat.model.spec import ModelSpec
@@ -50,6 +52,15 @@ _compiled = threading.Event()  # before now, so that loading it is all there is 
 def program() -> Callable[[Parts], Program] | None:
     """What makes a Program, None as long as it is not there."""
     return _program
+
+
+def row_product(weight: Tensor, scales: Tensor | None) -> Callable[[Tensor], Tensor] | None:
+    """What multiplies a row by a matrix (out, in), see rows.py; None if that is not to be had."""
+    if _program is None or weight.device.type != "cpu" or not weight.is_contiguous():
+        return None
+    from tui_chat.model.native import rows
+
+    return rows.row_product(weight, scales) if weight.dtype in rows.KINDS else None
 
 
 @functools.cache

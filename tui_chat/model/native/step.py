@@ -74,7 +74,7 @@ def _look(_: Any, address: Any) -> Any:
 
 
 @compiled
-def _meet(sync: int, target: int) -> None:
+def meet(sync: int, target: int) -> None:
     """Wait until all threads have come here: the shared count then reaches `target`."""
     _add(sync, 1)
     spins = 0
@@ -85,7 +85,7 @@ def _meet(sync: int, target: int) -> None:
 
 
 @compiled
-def _share(count: int, rank: int, threads: int) -> tuple[int, int]:
+def share(count: int, rank: int, threads: int) -> tuple[int, int]:
     """The part [first, last) of `count` things that is this thread's, in whole cache lines."""
     lines = (count + 15) // 16
     return lines * rank // threads * 16, min(count, lines * (rank + 1) // threads * 16)
@@ -244,8 +244,8 @@ def run(
     mine = places[1] + rank * 2 * room * x_stride  # the norms of the rows, by this thread
     other = mine + room * x_stride
     my_scores = scores + rank * longest * 4
-    first_x, last_x = _share(size, rank, threads)
-    first_wide, last_wide = _share(wide, rank, threads)
+    first_x, last_x = share(size, rank, threads)
+    first_wide, last_wide = share(wide, rank, threads)
     parallel = model["parallel"]
 
     if rank == 0:
@@ -255,7 +255,7 @@ def run(
             _begin(model, ends[0], end_norms[0], one["token"], one["position"], at, mine)
     if threads > 1:
         met += threads
-        _meet(sync, met)
+        meet(sync, met)
 
     for number in range(layers.shape[0]):
         layer = layers[number]
@@ -266,7 +266,7 @@ def run(
         multiply(by, mine, x_stride, count, qkv, qkv_stride, first_wide, last_wide)
         if threads > 1:
             met += threads
-            _meet(sync, met)
+            meet(sync, met)
 
         for row in range(rank, count, threads):
             one = rows[row]
@@ -278,7 +278,7 @@ def run(
                 _keep(model, store, one["position"], at, kv)
         if threads > 1:
             met += threads
-            _meet(sync, met)
+            meet(sync, met)
 
         for task in range(count * n_head * rank // threads, count * n_head * (rank + 1) // threads):
             row, head = task // n_head, task % n_head
@@ -295,7 +295,7 @@ def run(
             )
         if threads > 1:
             met += threads
-            _meet(sync, met)
+            meet(sync, met)
 
         by = matrices[number, OUT]
         added = heads
@@ -305,7 +305,7 @@ def run(
         if norms[number, ATTENTION_POST]["kind"]:
             if threads > 1:
                 met += threads
-                _meet(sync, met)
+                meet(sync, met)
             for row in range(count):
                 at = row * x_stride
                 normed(norms[number, ATTENTION_POST], added + at, size, other + at)
@@ -314,7 +314,7 @@ def run(
             _grow(x, added, x_stride, count, first_x, last_x)
             if threads > 1:
                 met += threads
-                _meet(sync, met)
+                meet(sync, met)
 
         taken = mine
         if not layer["shared_norm"]:
@@ -323,7 +323,7 @@ def run(
                 normed(norms[number, MLP], x + at, size, taken + at)
         by = matrices[number, UP]
         half = by["rows"] // 2 if gated else by["rows"]
-        first, last = _share(half, rank, threads)
+        first, last = share(half, rank, threads)
         multiply(by, taken, x_stride, count, up, up_stride, first, last)
         if gated:
             multiply(by, taken, x_stride, count, up, up_stride, half + first, half + last)
@@ -336,7 +336,7 @@ def run(
                     opened[column] *= let[column]
         if threads > 1:
             met += threads
-            _meet(sync, met)
+            meet(sync, met)
         if parallel:  # only now have all read x
             _grow(x, added, x_stride, count, first_x, last_x)
 
@@ -346,7 +346,7 @@ def run(
         if norms[number, MLP_POST]["kind"]:
             if threads > 1:
                 met += threads
-                _meet(sync, met)
+                meet(sync, met)
             for row in range(count):
                 at = row * x_stride
                 normed(norms[number, MLP_POST], branch + at, size, other + at)
@@ -354,13 +354,13 @@ def run(
         _grow(x, added, x_stride, count, first_x, last_x)
         if threads > 1:
             met += threads
-            _meet(sync, met)
+            meet(sync, met)
 
     for row in range(wanted, count):
         at = row * x_stride
         normed(end_norms[1], x + at, size, mine + at)
     vocab = ends[1]["rows"]
-    first, last = _share(vocab, rank, threads)
+    first, last = share(vocab, rank, threads)
     multiply(
         ends[1],
         mine + wanted * x_stride,
@@ -375,4 +375,4 @@ def run(
         _shape_logits(model, logits + row * vocab * 4, first, last)
     if threads > 1:
         met += threads
-        _meet(sync, met)
+        meet(sync, met)

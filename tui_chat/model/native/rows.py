@@ -1,0 +1,66 @@
+"""A single row times a matrix by the compiled loops, for models whose step torch computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from tui_chat.model.native import tables
+from tui_chat.model.native.crew import Crew
+from tui_chat.model.native.kernels import multiply
+from tui_chat.model.native.step import meet, share
+
+KINDS = {
+    torch.float32: tables.FLOAT32,
+    torch.bfloat16: tables.BFLOAT16,
+    torch.float16: tables.FLOAT16,
+    torch.int8: tables.INT8,
+}
+WORTH_SHARING = 2**20  # weights: below, waking another thread costs more than it brings
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _run(matrices: Any, x: int, y: int, sync: int, met: int, rank: int, threads: int) -> None:
+    by = matrices[0]
+    first, last = share(by["rows"], rank, threads)
+    multiply(by, x, 0, 1, y, 0, first, last)
+    if threads > 1:
+        meet(sync, met + threads)
+
+
+_crew = Crew(_run)
+
+
+def described(weight: Tensor, scales: Tensor | None) -> Any:
+    """A matrix (out, in), which lies so in memory, without a bias: (1,) MATRIX."""
+    made = np.zeros(1, tables.MATRIX)
+    one = made[0]
+    one["weight"], one["kind"] = weight.data_ptr(), KINDS[weight.dtype]
+    one["rows"], one["columns"] = weight.shape
+    one["scales"] = 0 if scales is None else scales.data_ptr()
+    return made
+
+
+def row_product(weight: Tensor, scales: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """(1, in) -> (1, out) float32, for a matrix of `KINDS` that lies (out, in) on a CPU."""
+    made, count = described(weight, scales), weight.shape[0]
+    shared = weight.numel() >= WORTH_SHARING
+    sync = np.zeros(1, np.int64)
+
+    def product(x: Tensor, held: tuple[Tensor, Tensor | None] = (weight, scales)) -> Tensor:
+        x = x.contiguous()
+        y = torch.empty(1, count)
+        threads = torch.get_num_threads() if shared else 1
+        what = (made, x.data_ptr(), y.data_ptr(), sync.ctypes.data, int(sync[0]))
+        if threads == 1:
+            _run(*what, 0, 1)
+        else:
+            _crew(threads, what)
+        return y
+
+    return product
