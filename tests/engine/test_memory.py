@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tui_chat.engine import memory as memory_module
 from tui_chat.engine import resident
 from tui_chat.engine.engine import Lane
 from tui_chat.engine.events import (
@@ -28,6 +29,11 @@ from .test_worker import CPU, Driver, ask
 
 ROW = 2 * 40 * 4  # bytes of a token's keys and values in the small models
 IDS = Prompt(mode="raw", ids=tuple(range(39)) * 6)  # 234, which take the first 256 rows
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "SMALL", 0)
 
 
 @pytest.fixture

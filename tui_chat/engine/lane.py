@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tui_chat.engine import memory
 from tui_chat.engine.events import Prompt
 from tui_chat.engine.generate import at_once, check_ids, prefill, reusable, score, use_threads
 from tui_chat.engine.load import LoadedCheckpoint
-from tui_chat.engine.memory import available_memory, too_little
 from tui_chat.engine.overlap import pipeline_for
 from tui_chat.engine.window import ContextWindow
 from tui_chat.errors import UsageError
@@ -47,7 +47,9 @@ class Lane:
             checkpoint.template_variables,
         )
         # Asked for so many bytes, says how many there are: whoever holds more may give some up.
-        self.make_room: Callable[[int], int] = lambda needed: available_memory(checkpoint.device)
+        self.make_room: Callable[[int], int] = lambda needed: memory.available_memory(
+            checkpoint.device
+        )
         checkpoint.prefixes.join(self)
 
     def fork(self, name: str = "") -> Lane:
@@ -118,11 +120,11 @@ class Lane:
     def check_room(self, tokens: int) -> None:
         """Raise EngineError where the memory does not hold so many tokens, before it is used up."""
         needed = self.cache.cache_bytes(tokens) - self.cache.nbytes
-        if needed > 0 and needed > (free := self.make_room(needed)):
+        if needed > memory.SMALL and needed > (free := self.make_room(needed)):
             remedy = "Start a new chat, or shorten the prompt"
             if not self.cache.quantised:
                 remedy = "Shorten the prompt, or open the checkpoint with --kv-cache int8"
-            raise too_little(needed, free, f"{tokens:,} tokens", remedy)
+            raise memory.too_little(needed, free, f"{tokens:,} tokens", remedy)
 
     def offered(self, logits: Tensor) -> Tensor:
         """The logits a token is drawn from: those of the tokenizer's ids, on the CPU."""

@@ -12,6 +12,9 @@ from tui_chat.checkpoint.info import CheckpointInfo
 from tui_chat.display import size
 from tui_chat.errors import EngineError
 
+SMALL = (
+    16 * 2**20
+)  # bytes that are taken without asking: looking takes a millisecond on some systems
 GROUPS = Path("/sys/fs/cgroup")
 _PER_WEIGHT: Mapping[str, float] = {"bfloat16": 2, "float16": 2, "int8": 1.3}  # bytes
 

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from tui_chat.engine.memory import available_memory
+from tui_chat.engine.memory import SMALL, available_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,10 +96,13 @@ class Prefixes:
         """
         if len(cache) - start < LEAST or not cache.layers:
             return
+        size = _bytes_from(cache, start)
         if budget is None:
-            free = available_memory(cache.layers[0].data.device)
-            budget = min(free // SHARE, CONTEXTS * cache.cache_bytes(cache.context_length))
-        if _bytes_from(cache, start) > budget:
+            budget = CONTEXTS * cache.cache_bytes(cache.context_length)
+            if self.nbytes + size > SMALL:
+                free = available_memory(cache.layers[0].data.device)
+                budget = min(budget, max(SMALL, free // SHARE))
+        if size > budget:
             return
         made = Branch(cache, start)
         known = next((branch for branch in self._branches if branch.covers(made)), made)
