@@ -6,9 +6,10 @@ run on a CPU with `EagerRecorder` in place of the graphs. Knows no model.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Slot:
         self.found.copy_(result, non_blocking=True)
         self._under_way = True
         if self._arrived is not None:
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(result.device))
 
     def wait(self) -> None:
         """Until nothing is under way. The interpreter's lock is free meanwhile."""
@@ -117,6 +118,15 @@ class Recording:
         raise NotImplementedError
 
 
+@functools.cache
+def _place(device: torch.device) -> tuple[torch.cuda.Stream, Any]:
+    """The stream in which all that is for a device is recorded, and the pool: matrix libraries keep
+    tens of megabytes for each stream they have met.
+    """
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream, torch.cuda.graph_pool_handle()
+
+
 class CudaGraphRecorder(Recording):
     """Records work as CUDA graphs that share one pool of memory.
 
@@ -126,8 +136,7 @@ class CudaGraphRecorder(Recording):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()
+        self._stream, self._pool = _place(device)
 
     def _captured(self, work: Work) -> Work:
         # Not `with torch.cuda.graph(...)`: that waits for the device and empties the allocator
