@@ -3,7 +3,8 @@ tiny.py, in every dtype and with an int8 cache.
 
 Plain: float32, the whole text in one call on an empty cache. The path that talks: a piece of a
 prompt, another one, token by token, then several sequences in one step, in the dtype as a user
-names it. Layers with a window keep so little beyond it here that their rows move while they do.
+names it; by torch alone, then with the compiled step. Layers with a window keep so little beyond
+it here that their rows move while they do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from tui_chat.engine.load import choose_dtype, read_weights
 from tui_chat.errors import UsageError
 from tui_chat.model import slab
 from tui_chat.model.build import Model, StepsTogether, build
+from tui_chat.model.native import ready
+from tui_chat.settings import Paths
 
 from .tiny import SPECS, weights_of
 
@@ -43,8 +46,6 @@ LIMITS: dict[tuple[str, bool], float] = {
 }
 KINDS = [pytest.param(*kind, id="-".join([kind[0], *["cache"] * kind[1]])) for kind in LIMITS]
 
-Made = Callable[[str], tuple[dict[str, Tensor], CheckpointInfo]]
-
 
 def checkpoints() -> dict[str, tuple[Path, dict[str, object]]]:
     """Every fixture by its name: its path, and what its user has to say."""
@@ -62,6 +63,20 @@ def checkpoints() -> dict[str, tuple[Path, dict[str, object]]]:
 
 
 CHECKPOINTS = checkpoints()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_step_is_there() -> None:
+    ready.start(Paths.find().cache)
+    assert ready.wait(300) or not ready.available()
+
+
+def by_torch_alone(
+    compute: Callable[[Model, list[int]], Tensor], model: Model, ids: list[int]
+) -> Tensor:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ready, "_program", None)
+        return compute(model, ids)
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +111,11 @@ def plain(name: str) -> tuple[list[int], Tensor]:
     model = opened(name, "float32", False)
     spec = model.spec
     ids = [(11 * n + 5) % spec.vocab_size for n in range(min(28, spec.context_length))]
-    return ids, model.forward_all(ids, model.new_cache())
+    return ids, by_torch_alone(at_one_go, model, ids)
+
+
+def at_one_go(model: Model, ids: list[int]) -> Tensor:
+    return model.forward_all(ids, model.new_cache())
 
 
 def talked(model: Model, ids: list[int]) -> Tensor:
@@ -104,9 +123,9 @@ def talked(model: Model, ids: list[int]) -> Tensor:
     cache = model.new_cache()
     if at_once(model):
         return model.forward_all(ids, cache)
-    rows = [model.forward_all(ids[:9], cache)]
-    rows += [model.forward_all(ids[9:14], cache)]
-    rows += [model.forward([token], cache)[None] for token in ids[14:-2]]
+    rows = [model.forward_all(ids[:17], cache)]  # more than the compiled step takes at once
+    rows += [model.forward_all(ids[17:20], cache)]
+    rows += [model.forward([token], cache)[None] for token in ids[20:-2]]
     if not isinstance(model, StepsTogether):
         return torch.cat([*rows, model.forward_all(ids[-2:], cache)])
     other = cache.fork()
@@ -126,11 +145,15 @@ def test_what_talks_computes_what_the_plain_path_does(
     except UsageError:
         assert described(name).spec.family == "hipgpt"  # keeps nothing, and packs nothing
         return
-    found = talked(model, ids)
-    rows = (found - wanted).norm(dim=1) / (wanted - wanted.mean(1, keepdim=True)).norm(dim=1)
-    # A router that tips over gives a position to other experts: with them the median counts.
-    off = float(rows.median() if model.spec.experts else rows.square().mean().sqrt())
-    assert off <= LIMITS[dtype, quantised]
+    ways = [by_torch_alone(talked, model, ids)]
+    if ready.suits(model.spec) and model.dtype == torch.float32:
+        ways.append(talked(model, ids))
+        assert model._program is not None  # type: ignore[attr-defined]
+    for found in ways:
+        rows = (found - wanted).norm(dim=1) / (wanted - wanted.mean(1, keepdim=True)).norm(dim=1)
+        # A router that tips over gives a position to other experts: with them the median counts.
+        off = float(rows.median() if model.spec.experts else rows.square().mean().sqrt())
+        assert off <= LIMITS[dtype, quantised]
 
 
 def test_there_is_a_fixture_of_every_kind() -> None:
