@@ -10,6 +10,7 @@ order is the vocabulary's.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import itertools
 import math
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     Picked = tuple[int, int, float]
 
 SMALL = 1024  # a vocabulary up to this size is sorted whole: to find the few would take as long
+HANDFUL = 100  # tokens that plain Python draws from sooner than numpy
 FEW = 256  # tokens that often hold top_p of the mass
 BUCKETS = 1024  # by depth below the likeliest
 DEEPEST = 30.0  # from so many e-folds on all lie in the last bucket
@@ -67,14 +69,16 @@ class Sampler:
 
     def draw(self, logits: Logits) -> Choice:
         """The same from an array, which is left as it is."""
-        # One number a token whatever the knobs, so that turning one does not shift the dice of
-        # later tokens.
-        with np.errstate(over="ignore"):  # towards minus infinity, where no weight is left
-            return self._draw(logits, next(self._dice))
-
-    def _draw(self, logits: Logits, dice: float) -> Choice:
-        params, size = self.params, logits.shape[0]
         best, peak = _best(logits)
+        # One number a token whatever the knobs: turning one does not shift the dice of later ones.
+        dice = next(self._dice)
+        if peak < 1e30 and not 0.0 < self.params.temperature < 1e-100:
+            return self._draw(logits, best, peak, dice)
+        with np.errstate(over="ignore"):  # towards minus infinity, where no weight is left
+            return self._draw(logits, best, peak, dice)
+
+    def _draw(self, logits: Logits, best: int, peak: float, dice: float) -> Choice:
+        params, size = self.params, logits.shape[0]
         if self._scratch.size != size:
             self._scratch = Scratch(size)
         scratch, shaped, top = self._scratch, logits, peak
@@ -117,7 +121,8 @@ class Sampler:
         np.copyto(lowered, logits)
         ids, penalty = seen.ids(), params.repetition_penalty
         picked = logits[ids]
-        lowered[ids] = np.where(picked < 0, picked * penalty, picked / penalty)
+        with np.errstate(over="ignore"):
+            lowered[ids] = np.where(picked < 0, picked * penalty, picked / penalty)
         return lowered
 
 
@@ -131,9 +136,7 @@ def _best(logits: Logits) -> tuple[int, float]:
 
 
 class _Seen:
-    """The distinct ids below `size` among the last `window` tokens (0: all), kept up to date so
-    that a token costs the same behind a long text as behind a short one.
-    """
+    """The distinct ids below `size` among the last `window` tokens (0: all), kept up to date."""
 
     def __init__(self, history: Sequence[int], window: int, size: int) -> None:
         self.window, self.size = window, size
@@ -185,9 +188,7 @@ class _Seen:
 
 
 class Scratch:
-    """Memory for work on `size` logits, taken once: asking the system for it again each token would
-    cost more than the work.
-    """
+    """Memory for work on `size` logits, taken once: to ask for it each token costs more."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -220,9 +221,7 @@ class Scratch:
 
 
 def _weigh(values: Weights, top: float, temperature: float) -> Weights:
-    """exp((values - top) / temperature), in place. Shifting before dividing keeps a tiny
-    temperature from overflowing at the top.
-    """
+    """exp((values - top) / temperature), in place."""
     np.subtract(values, top, out=values)
     if temperature < 1e-100:  # its inverse may be infinite
         np.divide(values, temperature, out=values)
@@ -237,9 +236,8 @@ def _weigh(values: Weights, top: float, temperature: float) -> Weights:
 def pick(
     logits: Logits, top: float, params: SamplingParams, dice: float, scratch: Scratch
 ) -> Picked:
-    """What the knobs let through at `dice` in [0, 1): the id, how many it could have been, and the
-    sum of all weights before any filter, or 0 if nobody needed it. The temperature is above 0,
-    and `top` the largest of the logits.
+    """The id at `dice` in [0, 1), of how many, and the sum of all weights before any filter, or 0
+    if nobody needed it. The temperature is above 0, and `top` the largest of the logits.
     """
     size = logits.shape[0]
     dice = min(dice, END)
@@ -268,8 +266,8 @@ def _largest(logits: Logits, count: int) -> Ids:
     """Ids, in their order, of the `count` largest, of all that equal the last of them, and of few
     others. `count` is at most an eighth of the vocabulary.
     """
-    # The largest of each column, and of those the `count` largest: as many different tokens are at
-    # least as large as the last of them, so what is smaller is not among the `count` largest.
+    # Of the largest of each column the `count` largest: as many tokens are at least as large as the
+    # last of these, so what is smaller is not among the `count` largest.
     rows = min(64, logits.shape[0] // (4 * count))
     columns = logits.shape[0] // rows
     best = np.maximum.reduce(logits[: rows * columns].reshape(rows, columns))
@@ -303,6 +301,9 @@ def _of_few(
     where there are others that top-p counts.
     """
     values = logits if ids is None else logits[ids]
+    if values.shape[0] <= HANDFUL:
+        at, kept = _of_a_handful(values.tolist(), top, params, dice, total)
+        return at if ids is None else int(ids[at]), kept, total
     order = np.negative(values).argsort(kind="stable")
     values = values[order]
     if 0 < params.top_k < values.shape[0]:
@@ -319,6 +320,36 @@ def _of_few(
     target = dice * float(cumulative[kept - 1])
     at = order[min(int(cumulative.searchsorted(target, "right")), kept - 1)]
     return int(at if ids is None else ids[at]), kept, total
+
+
+def _of_a_handful(
+    values: list[float], top: float, params: SamplingParams, dice: float, total: float
+) -> tuple[int, int]:
+    """The same in plain Python, which for so few is done before numpy has begun: the place among
+    them, and how many were let through.
+    """
+    ordered = sorted(values, reverse=True)
+    if 0 < params.top_k < len(ordered):
+        least = ordered[params.top_k - 1]
+        while ordered[-1] < least:
+            ordered.pop()
+    temperature, exp = params.temperature, math.exp
+    weights = [exp((value - top) / temperature) for value in ordered]
+    cumulative = list(itertools.accumulate(weights))
+    kept = len(weights)
+    if params.top_p < 1.0:
+        limit = (params.top_p - EXACT) * (total or cumulative[-1])
+        kept = min(kept, bisect.bisect_left(cumulative, limit) + 1)
+    if params.min_p > 0.0:
+        floor = (params.min_p - EXACT) * weights[0]
+        while kept > 1 and weights[kept - 1] < floor:
+            kept -= 1
+    at = min(bisect.bisect_right(cumulative, dice * cumulative[kept - 1]), kept - 1)
+    value = ordered[at]
+    place = values.index(value)
+    for _ in range(at - ordered.index(value)):  # of equal ones the lower id comes first
+        place = values.index(value, place + 1)
+    return place, kept
 
 
 def _of_many(
