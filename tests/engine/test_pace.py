@@ -116,3 +116,23 @@ def test_nothing_is_drafted_before_a_step_has_been_timed() -> None:
     pace.stepped(1.0)
     pace.stepped(1.0)
     assert pace.count("g", 15) > 0
+
+
+def test_where_replies_are_faster_in_another_way_few_are_drafted() -> None:
+    def drafted(drafting: float, other: float, replies: int = 80) -> int:
+        pace, count = Pace({"g": 0.5}), 0
+        for _ in range(replies):
+            drafts = pace.take_reply()
+            count += drafts
+            pace.replied(drafts, 100, 100 * (drafting if drafts else other))
+        return count
+
+    assert drafted(drafting=1.0, other=0.2) < 15
+    assert drafted(drafting=0.2, other=1.0) > 65
+
+
+def test_short_replies_tell_nothing_of_their_speed() -> None:
+    pace = Pace({"g": 0.5})
+    for _ in range(5):
+        assert pace.take_reply()
+        pace.replied(True, 3, 1.0)

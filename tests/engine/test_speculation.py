@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tui_chat.engine import overlap
 from tui_chat.engine.drafters import DraftModel, PromptLookup
 from tui_chat.engine.engine import Lane
 from tui_chat.engine.events import (
@@ -26,6 +27,7 @@ from tui_chat.engine.events import (
 from tui_chat.engine.load import LoadedCheckpoint, load_checkpoint
 from tui_chat.engine.pace import COUNTS, Pace
 from tui_chat.engine.speculate import Drafting
+from tui_chat.model.cuda.recorder import EagerRecorder
 from tui_chat.sampling import SamplingParams, explain
 
 from ..model.tiny import random_weights
@@ -362,6 +364,23 @@ class Proposing(PromptLookup):
 
     def propose(self, ids: list[int], count: int, sampler: object) -> list[int]:
         return [self._token] * count
+
+
+def test_replies_of_both_kinds_say_the_same_where_a_device_writes_ahead(
+    noisy: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(overlap.RECORDERS, "cpu", lambda device: EagerRecorder())
+    plain, lane = Lane(noisy), Lane(noisy)
+    plain.pipeline = None
+    assert lane.pipeline is not None
+    lane.drafting = Drafting("lookup", "lookup", PromptLookup(), Always())
+    kinds = set()
+    for seed in range(20):
+        params = SamplingParams(seed=seed, max_new_tokens=30)
+        one, two = (run(each, raw("abcabcabc"), params) for each in (plain, lane))
+        same(one, two)
+        kinds.add(two.finished.stats.drafted_tokens > 0)
+    assert kinds == {True, False}
 
 
 # ---- counts

@@ -128,7 +128,8 @@ class Reply:
             note=" ".join(filter(None, (sent.note, lane.remark()))),
         )
         self._sampler = Sampler(self._params, self.seed, sent.ids)
-        if lane.pipeline is not None and lane.drafting is None:
+        drafts = lane.drafting is not None and lane.drafting.pace.take_reply()
+        if lane.pipeline is not None and not drafts:
             self._overlap = Overlap(lane.pipeline, self.seed, sent.ids)
         logits: Tensor | Queued | None = yield from self._prefill(sent.ids, begun=True)
         stop_ids = frozenset(checkpoint.info.stop_ids)
@@ -331,6 +332,8 @@ class Reply:
     def _finished(self, reason: StopReason, detail: str = "") -> Finished:
         if self.lane.writer is self:
             self._ahead.close(self._context)
+        if (by := self.lane.drafting) is not None:
+            by.pace.replied(self._overlap is None, len(self.ids), self._decode_seconds)
         return Finished(
             request_id=self.request_id,
             lane=self.lane.name,

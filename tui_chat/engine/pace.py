@@ -22,6 +22,8 @@ WORTH = 1.02  # how many times as fast as plain a draft must promise to be
 AGAIN = 64  # calls with a draft, after which a plain one is timed anew
 FADING = 0.9  # what each draft leaves of the weight of those before it
 FIRST_PLAIN = 2  # steps to time before anything is drafted
+ENOUGH = 16  # tokens of a reply whose speed counts
+ONCE_IN = 8  # replies, the kind that was slower is tried again
 
 
 class Pace:
@@ -40,6 +42,8 @@ class Pace:
         self._chances = dict(chances)
         self._right: dict[Hashable, float] = {}
         self._wrong: dict[Hashable, float] = {}
+        self._replies: dict[bool, float] = {}  # seconds a token, of drafted and other replies
+        self._asked = 0
         self._since_plain = 0
         self._lost = 0.0  # steps, of those that are not yet made up for
 
@@ -73,7 +77,23 @@ class Pace:
         taken = min((drafting + check) / step, 2 * self._cost(size))
         self._lost = max(-SAVED, self._lost + taken - brought - SHARE * brought)
 
+    def replied(self, drafted: bool, tokens: int, seconds: float) -> None:
+        """A reply was written with drafts, or in the other way that `take_reply` chooses from."""
+        if tokens >= ENOUGH:
+            before = self._replies.get(drafted, seconds / tokens)
+            self._replies[drafted] = (before + seconds / tokens) / 2
+
     # ---- what to do
+
+    def take_reply(self) -> bool:
+        """Whether to draft the next reply at all, where others are not written step by step but in
+        a faster way, as on a GPU: by how fast both kinds were.
+        """
+        if len(self._replies) < 2:
+            return True not in self._replies
+        self._asked += 1
+        faster = self._replies[True] < self._replies[False]
+        return faster != (self._asked % ONCE_IN == 0)
 
     def chance(self, grade: Hashable) -> float:
         """The share of ids that is right where such a draft is made."""
