@@ -67,6 +67,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cuda]:
     made = Cuda()
     for name, value in made.names.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(
+        torch._C, "_cuda_clearCublasWorkspaces", lambda: made.said.append("clear"), raising=False
+    )
     recorder._place.cache_clear()
     yield made
     recorder._place.cache_clear()
@@ -76,7 +79,8 @@ def test_work_is_done_once_then_recorded_in_its_own_stream_then_replayed(cuda: C
     run = CudaGraphRecorder(DEVICE).record(lambda: cuda.said.append("work"))
     run()
     began = ("begin", (0, 7), "thread_local")
-    once = ["work", ("enter", "stream of cuda:1"), began, "work", "end", "leave"]
+    entered = ("enter", "stream of cuda:1")
+    once = ["work", "clear", entered, began, "work", "end", "leave", "clear"]
     assert cuda.said == once
     run()
     run()
@@ -100,7 +104,7 @@ def test_a_recording_that_fails_is_ended_and_its_stream_left(cuda: Cuda) -> None
 
     run = made.record(work)
     run()
-    assert cuda.said[-2:] == ["end", "leave"]
+    assert cuda.said[-3:] == ["end", "leave", "clear"]
     run()
     assert times == 3
     assert "replay" not in cuda.said
@@ -146,6 +150,24 @@ def test_a_recorded_step_gives_the_logits_of_the_decoder(name: str) -> None:
     written.cut(20, [7, 7, 8])
     written.go_on(10)
     assert made.remark == ""
+
+
+@GPU
+def test_a_recorded_product_outlives_others_of_its_device() -> None:
+    weight, x = torch.randn(2, 4096, 4096, device="cuda").bfloat16().unbind(0)
+    outs = [torch.zeros_like(x[:1]) for _ in range(6)]
+    made = CudaGraphRecorder(weight.device)
+    runs = [made.record(lambda out=out: torch.mm(x[:1], weight, out=out)) for out in outs]
+    for run in runs:
+        run()
+    expected = outs[0].clone()
+    del run, runs[1:]
+    torch.cuda.empty_cache()
+    rubbish = [torch.full((2**24,), 7.0, device="cuda") for _ in range(16)]
+    outs[0].zero_()
+    runs[0]()
+    assert torch.equal(outs[0], expected)
+    assert len(rubbish) == 16
 
 
 @GPU

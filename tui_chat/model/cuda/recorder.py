@@ -120,9 +120,7 @@ class Recording:
 
 @functools.cache
 def _place(device: torch.device) -> tuple[torch.cuda.Stream, Any]:
-    """The stream in which all that is for a device is recorded, and the pool: matrix libraries keep
-    tens of megabytes for each stream they have met.
-    """
+    """The stream in which all that is for a device is recorded, and the pool."""
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     return stream, torch.cuda.graph_pool_handle()
 
@@ -143,12 +141,19 @@ class CudaGraphRecorder(Recording):
         # before, which takes longer than the recording, and where recording fails it leaves its
         # stream current. "thread_local": another thread may compile for the same GPU meanwhile.
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._stream):
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-            try:
-                work()
-            finally:
-                graph.capture_end()
+        # A workspace of cuBLAS belongs to a stream, and in newer torch goes with any graph that
+        # was recorded there, though others still use it (pytorch issue 193402). Taken while
+        # recording and given back at once, it lies in the pool, which stays.
+        torch._C._cuda_clearCublasWorkspaces()
+        try:
+            with torch.cuda.stream(self._stream):
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    work()
+                finally:
+                    graph.capture_end()
+        finally:
+            torch._C._cuda_clearCublasWorkspaces()
         return graph.replay
 
     def slot(self, size: int, found: int) -> Slot:
