@@ -190,3 +190,17 @@ def test_memory_is_tight_before_it_is_too_small(
 ) -> None:
     told = Memory(weights=10**9, caches=0, idle=idle, free=free, needs=needs, tokens=1)
     assert (told.fits, told.tight) == (fits, tight)
+
+
+def test_branches_count_as_idle_and_go_with_it(long_noise: str) -> None:
+    kept, loaded = resident.Resident(budget=10**9), opened(long_noise)
+    kept.put(("key",), loaded, set())
+    lane = Lane(loaded, "a")
+    in_use = {id(loaded)}
+    run(lane, IDS, GREEDY)
+    run(lane, Prompt(mode="raw", ids=(*(IDS.ids or ())[:100], 7)), GREEDY)
+    branch = loaded.prefixes.nbytes
+    assert branch == (234 + 8 - 1 - 100) * ROW == kept.idle_bytes("cpu", in_use)
+    kept.budget = branch - 1
+    kept.trim(in_use)
+    assert loaded.prefixes.nbytes == 0 and len(kept) == 1

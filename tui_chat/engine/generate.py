@@ -28,7 +28,7 @@ SPEED = 5e10  # operations a second that a piece is made for as long as nothing 
 class Pieces:
     """How many tokens of a prompt one model reads at a time: as many as make nobody wait for more
     than LONGEST seconds. Smaller pieces read the weights more often: 64 tokens instead of 256 take
-    up to a quarter more time in all.
+    a fifth more time in all.
     """
 
     def __init__(self, model: Model) -> None:

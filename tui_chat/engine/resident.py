@@ -50,6 +50,7 @@ class Resident:
 
     def rest(self, lane: Lane) -> None:
         """Keep a lane, with its cache, until it is woken or its checkpoint goes."""
+        lane.writer = None  # its last reply holds the lane: together they would outlive their use
         if any(lane.checkpoint is kept for kept in self._kept.values()):
             self._resting.setdefault(id(lane.checkpoint), {})[lane.name] = lane
 

@@ -97,7 +97,7 @@ class Schedule:
             if reply.reading is None:
                 writing.setdefault(id(reply.lane.checkpoint), []).append(lane)
             elif reply not in held:
-                reading[reply] = [lane]
+                reading[id(reply)] = [lane]  # not the reply: what is over is not to be held
         # Where all have had the same: whoever has read will write in one batch with the others.
         return reading | writing
 
