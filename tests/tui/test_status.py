@@ -83,8 +83,9 @@ def test_what_cannot_fit_is_said_before_it_is_sent() -> None:
     bench = Bench()
     bench.chat.handle(ev.Counted(request_id="memory", lane="main", tokens=0, memory=FULL))
     bench.chat.submit("Hello")
-    assert bench.view.sentences[-1] == words.no_room(FULL)
-    assert words.no_room(FULL) == (
+    assert bench.view.sentences[-1] == words.no_room(FULL, quantised=False)
+    assert "new chat" in words.no_room(FULL, quantised=True)
+    assert words.no_room(FULL, quantised=False) == (
         "32,768 tokens need 3.1 GB more memory, and 1.2 GB is free: lower max new tokens (Ctrl+S), "
         "or open the checkpoint with --kv-cache int8."
     )

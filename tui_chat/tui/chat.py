@@ -160,7 +160,8 @@ class Chat:
             saved = self._keeper.add_message(self.conversation.id, message)
             self._view.message_added(message)
         if self.memory is not None and not self.memory.fits:
-            self._view.say(words.no_room(self.memory))
+            quantised = self.loaded is not None and self.loaded.dtype.endswith("int8 cache")
+            self._view.say(words.no_room(self.memory, quantised=quantised))
         self._ask(self.conversation.leaf, after=saved, said=text)
         return True
 

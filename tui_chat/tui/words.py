@@ -34,10 +34,12 @@ def age(seconds: float) -> str:
     return f"{months} mo" if months < 24 else f"{months // 12} y"
 
 
-def no_room(memory: Memory) -> str:
-    """What is said before a prompt is sent whose reply the memory may not hold."""
+def no_room(memory: Memory, *, quantised: bool) -> str:
+    """What is said before a prompt is sent whose reply the memory may not hold; `quantised`: its
+    cache is int8 already.
+    """
+    other = "start a new chat" if quantised else "open the checkpoint with --kv-cache int8"
     return (
         f"{memory.tokens:,} tokens need {size(memory.needs)} more memory, and "
-        f"{size(memory.free + memory.idle)} is free: lower max new tokens (Ctrl+S), or open the "
-        "checkpoint with --kv-cache int8."
+        f"{size(memory.free + memory.idle)} is free: lower max new tokens (Ctrl+S), or {other}."
     )
