@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tui_chat.engine import speed
+from tui_chat.engine import overlap, speed
 from tui_chat.engine.api import open_checkpoint
+from tui_chat.model.cuda.recorder import EagerRecorder, Work
 
 from .conftest import CHAT, Run
 
@@ -113,3 +114,27 @@ def test_of_tables_that_are_looked_up_and_experts_that_rest_nothing_is_read() ->
 
 def test_the_bandwidth_is_that_of_a_memory() -> None:
     assert 1e8 < speed.read_bandwidth(torch.device("cpu")) < 1e13
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_on_a_gpu_tokens_are_written_as_replies_write_them(
+    run: Run, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    class Counting(EagerRecorder):
+        calls = 0
+
+        def record(self, work: Work) -> Work:
+            def counted() -> None:
+                Counting.calls += 1
+                if fails and Counting.calls > 36:  # loading takes 28
+                    raise RuntimeError("an operator cannot")
+                work()
+
+            return counted
+
+    monkeypatch.setitem(overlap.RECORDERS, "cpu", lambda device: Counting())
+    monkeypatch.setattr("tui_chat.cli.bench.SECONDS", 0.3)
+    done = run("bench", CHAT, "--device", "cpu", "--dtype", "float32", "--json")
+    (row,) = done.json["speeds"]
+    assert row["decode_tokens"] >= 2
+    assert Counting.calls > 28

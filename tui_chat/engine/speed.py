@@ -11,10 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from tui_chat.engine.generate import prefill, use_threads
 from tui_chat.engine.load import LoadedCheckpoint
+from tui_chat.engine.overlap import QUEUED, Overlap, pipeline_for
 from tui_chat.model.build import Model
+from tui_chat.model.cache import KVCache
+from tui_chat.sampling import SamplingParams
 
 PROMPT = 512  # tokens, where the context has room for twice as many
 READ = 3 * 2**26  # bytes read to measure a CPU's memory: far more than its caches hold
@@ -61,7 +65,7 @@ def measure(
     ):
         told("reading a prompt", min(1.0, (time.perf_counter() - began) / seconds))
         firsts.append(_first(model, prompt))
-    count, rate = _decode(model, prompt, seconds, told, stopped)
+    count, rate = _decode(loaded, prompt, seconds, told, stopped)
     first = statistics.median(firsts)
     read = _read_each_token(loaded, length + count // 2)
     return Speed(
@@ -90,29 +94,53 @@ def _first(model: Model, prompt: Sequence[int]) -> float:
 
 
 def _decode(
-    model: Model,
+    loaded: LoadedCheckpoint,
     prompt: Sequence[int],
     seconds: float,
     told: Callable[[str, float], None],
     stopped: Callable[[], bool],
 ) -> tuple[int, float]:
     """How many tokens were written behind the prompt, and how many a second."""
+    model = loaded.model
     cache = model.new_cache()
-    token = 0
-    for _, logits in prefill(model, cache, prompt):
-        if logits is not None:
-            token = int(logits.argmax())
+    following = [logits for _, logits in prefill(model, cache, prompt) if logits is not None]
     room = model.spec.context_length - len(prompt)
     count, spent = 0, 0.0
+    write = _writer(loaded, cache, prompt, following[-1])
     while count < max(1, room) and (spent < seconds or count < 2) and not (count and stopped()):
         if not room:  # a context of a single token
             cache.truncate(0)
         began = time.perf_counter()
-        token = int(model.forward((token,), cache).argmax())
+        write()
         spent += time.perf_counter() - began
         count += 1
         told("writing", min(1.0, spent / seconds))
     return count, count / spent
+
+
+def _writer(
+    loaded: LoadedCheckpoint, cache: KVCache, prompt: Sequence[int], logits: Tensor
+) -> Callable[[], None]:
+    """Runs the token that is likeliest after `logits`, the next time the one after that, and so on:
+    on a GPU as replies do."""
+    pipeline, room = pipeline_for(loaded), loaded.context_length - len(prompt)
+    params = SamplingParams(temperature=0.0, max_new_tokens=max(1, room))
+    ahead = Overlap(pipeline, 0, prompt) if pipeline is not None and room else None
+    token = int(logits.argmax())
+    if ahead is not None and ahead.choose(logits, cache, params) is None:
+        ahead = None
+
+    def write() -> None:
+        nonlocal ahead, token
+        if ahead is not None and ahead.after(cache, params) is not None:
+            made = ahead.choose(QUEUED, cache, params)
+            assert made is not None
+            token = made.id
+            return
+        ahead = None
+        token = int(loaded.model.forward((token,), cache).argmax())
+
+    return write
 
 
 def _read_each_token(loaded: LoadedCheckpoint, length: int) -> int:
