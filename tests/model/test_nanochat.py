@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tui_chat.errors import CheckpointError
-from tui_chat.model.build import Model, build
+from tui_chat.model.build import Model, StepsTogether, build
 from tui_chat.model.linear import Precision
 from tui_chat.model.spec import ModelSpec
 
@@ -145,6 +145,23 @@ def test_one_by_one_equals_all_at_once(name: str) -> None:
     cache = running.new_cache()
     stepped = torch.stack([running.forward([token], cache) for token in IDS])
     torch.testing.assert_close(stepped, uncached(running, IDS), **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", MONTHS)
+def test_several_sequences_at_once_get_what_each_gets_alone(name: str) -> None:
+    running = model(name)
+    assert isinstance(running, StepsTogether)
+    starts = [[5], [9, 31, 2, 44, 17, 8, 1], [3] * 20, []]
+    caches = [running.new_cache() for _ in starts]
+    for ids, cache in zip(starts, caches, strict=True):
+        if ids:
+            running.forward(ids, cache)
+    for tokens in ([7, 8, 9, 2], [40, 41, 42, 2], [0, 60, 30, 11]):
+        found = running.forward_each(tokens, caches)
+        for ids, token, row in zip(starts, tokens, found, strict=True):
+            ids.append(token)
+            torch.testing.assert_close(row, uncached(running, ids)[-1], **TOLERANCE)
+    assert [cache.tokens for cache in caches] == starts
 
 
 @settings(max_examples=60, deadline=None)
