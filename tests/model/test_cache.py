@@ -208,6 +208,16 @@ def test_a_prefix_of_another_cache_is_taken_as_far_as_it_is_there() -> None:
     assert cache.take_from(source, 10**6) == 3000
 
 
+def test_a_model_that_is_computed_anew_keeps_its_ids_alone() -> None:
+    cache = empty(WINDOWS, incremental=False)
+    cache.append(range(6000))
+    assert (cache.layers, cache.nbytes, cache.cache_bytes(100)) == ([], 0, 0)
+    other = cache.fork()
+    assert other.tokens == cache.tokens and other.take_from(cache, 70) == 70
+    cache.truncate(5)
+    assert (cache.tokens, len(other)) == ([0, 1, 2, 3, 4], 70)
+
+
 def test_a_quantised_cache_gives_nearly_what_was_put_there() -> None:
     draw = torch.Generator().manual_seed(1)
     cache = empty(quantised=True)

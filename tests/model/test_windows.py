@@ -19,6 +19,7 @@ from tui_chat.engine.generate import reusable, reuse
 from tui_chat.model import slab
 from tui_chat.model.cache import KVCache
 from tui_chat.model.decoder import Decoder
+from tui_chat.model.pauses import finished
 from tui_chat.model.spec import ModelSpec
 
 from .oracle import Oracle
@@ -68,11 +69,18 @@ def read(model: Decoder, cache: KVCache, ids: Ids, data: st.DataObject) -> Tenso
     while len(cache) < len(ids):
         end = data.draw(st.integers(len(cache) + 1, len(ids)))
         piece = ids[len(cache) : end]
-        way = data.draw(st.sampled_from(["forward", "forward_all", "forward_each"]))
+        way = data.draw(st.sampled_from(["forward", "forward_all", "forward_each", "reading"]))
         if way == "forward_each" and len(other) < 48:
             last = model.forward_each([piece[0], 7], [cache, other])[0]
         elif way == "forward_all":
             last = model.forward_all(piece, cache)[-1]
+        elif way == "reading":
+            left = model.reading(piece, cache, logits=True)
+            next(left)
+            left.close()  # as when a reply is stopped: nothing has been read
+            found = finished(model.reading(piece, cache, logits=True))
+            assert found is not None
+            last = found
         else:
             last = model.forward(piece, cache)
     return last
