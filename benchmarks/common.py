@@ -26,7 +26,9 @@ torch = import_torch()
 
 from tui_chat.engine.speed import read_bandwidth  # noqa: E402
 from tui_chat.model.build import Model, build  # noqa: E402
+from tui_chat.model.native import ready  # noqa: E402
 from tui_chat.model.spec import ModelSpec  # noqa: E402
+from tui_chat.settings import Paths  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -129,12 +131,14 @@ def random_weights(
 
 
 def built(shape: Shape, weights: Weights, precision: str = "float32") -> Model:
-    """tui-chat's decoder of these weights, as a CPU runs it: float32, float16 or int8."""
+    """tui-chat's decoder of these weights, as a CPU runs it: float32, bfloat16, float16 or int8. Its
+    step is compiled when this returns.
+    """
+    ready.start(Paths.find().cache)
+    if not ready.wait(120):
+        print("the compiled step cannot be had: torch computes all")
     copied = {name: tensor.clone() for name, tensor in weights.items()}
-    dense = precision in ("float32", "bfloat16")
-    if precision == "bfloat16":
-        copied = {name: tensor.bfloat16() for name, tensor in copied.items()}
-    return build(shape.spec, copied, "dense" if dense else precision)  # type: ignore[arg-type]
+    return build(shape.spec, copied, "dense" if precision == "float32" else precision)  # type: ignore[arg-type]
 
 
 def bytes_read(shape: Shape, weights: Weights, precision: str) -> int:

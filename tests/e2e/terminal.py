@@ -86,6 +86,7 @@ class Terminal:
             "TUI_CHAT_CONFIG_DIR": str(home / "config"),
             "TUI_CHAT_DATA_DIR": str(home / "data"),
             "TUI_CHAT_CACHE_DIR": str(home / "cache"),
+            "TUI_CHAT_COMPILED": "0",  # a fresh cache would have it compiled for each test
             "HOME": str(home),
             **(environment or {}),
         }

@@ -46,6 +46,8 @@ def import_torch() -> ModuleType:
     # Idle OpenMP threads sleep instead of spinning: with a busy neighbour on one of two cores, two
     # spinning threads are ten times slower than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Weights in large pages: a token reads all of them, and small pages cost it up to a tenth.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if os.name == "posix":
         with contextlib.suppress(Exception):
             _preload()
