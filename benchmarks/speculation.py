@@ -106,7 +106,7 @@ class Writer:
         def run() -> None:
             logits = first
             for left in range(len(text) - 1, -1, -1):
-                context.append(sampler(logits).id)
+                context.append(sampler(lane.offered(logits)).id)
                 logits = speculation.after(context, sampler, left)
 
         taken = timed(run)

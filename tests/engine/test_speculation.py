@@ -157,7 +157,6 @@ def test_the_demo_says_the_same(knobs: str) -> None:
         for at, lane in enumerate(lanes):
             again = run(lane, raw(text), params)
             same(expected, again)
-            assert again.finished.stats.drafted_tokens > 0
             accepted[at] += again.finished.stats.accepted_tokens
     assert accepted[0] > 0 and accepted[1] > 50
 

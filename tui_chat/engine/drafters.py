@@ -84,7 +84,9 @@ class PromptLookup:
             best, length = self._longer(carried, best, length)
         at, left = last.get(ids[end - 1] << 32 | ids[end], -1), self.PLACES
         while at > 0 and left and length < self.LONGEST:
-            best, length = self._longer(at, best, length)
+            # What does not agree as far back as the best one is no longer match.
+            if at >= length and ids[at - length] == ids[end - length]:
+                best, length = self._longer(at, best, length)
             at, left = before[at], left - 1
         self._match, self._length = best, len(ids)
         return None if best < 0 else length.bit_length() - 1
@@ -93,9 +95,6 @@ class PromptLookup:
         """The place and its length, if more ids agree there."""
         ids, end = self._ids, len(self._ids) - 1
         most = min(at + 1, self.LONGEST)
-        # Whatever does not agree at the far end of a longer match cannot be one.
-        if most <= length or ids[at - length] != ids[end - length]:
-            return best, length
         found = 0
         while found < most and ids[at - found] == ids[end - found]:
             found += 1

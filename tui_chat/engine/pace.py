@@ -9,13 +9,12 @@ ids.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Mapping
-from statistics import median
+from collections.abc import Collection, Hashable, Mapping
 
 COUNTS = (1, 3, 7, 15)
 """How many ids are drafted at a time: with the token before them 2, 4, 8 or 16 rows."""
 
-SHARE = 0.02  # of the steps that may be lost on drafts that did not pay
+SHARE = 0.01  # of the steps that may be lost on drafts that did not pay
 SAVED = 8.0  # steps that drafts have saved and may lose again
 PATIENCE = 2.0  # steps that may be lost before drafts have to show that they pay
 WORTH = 1.02  # how many times as fast as plain a draft must promise to be
@@ -44,6 +43,7 @@ class Pace:
         self._wrong: dict[Hashable, float] = {}
         self._replies: dict[bool, float] = {}  # seconds a token, of drafted and other replies
         self._asked = 0
+        self._plans: dict[tuple[Hashable, int], tuple[int, bool]] = {}  # until a draft tells more
         self._since_plain = 0
         self._lost = 0.0  # steps, of those that are not yet made up for
 
@@ -62,6 +62,7 @@ class Pace:
         `accepted` of them were right.
         """
         self._since_plain += 1
+        self._plans.clear()
         right, wrong = self._right.get(grade, 0.0), self._wrong.get(grade, 0.0)
         self._right[grade] = right * FADING + accepted
         self._wrong[grade] = wrong * FADING + (accepted < count)
@@ -69,7 +70,7 @@ class Pace:
         if size not in self._first:
             self._first.add(size)
             return
-        step = median(self._plain)
+        step = _usual(self._plain)
         self._checks.setdefault(size, deque(maxlen=5)).append(check / step)
         self._drafting.append(drafting / step / count)
         brought = accepted + 1
@@ -104,6 +105,17 @@ class Pace:
         """How many ids to draft, at most `most`; 0 to run the next token by itself."""
         if len(self._plain) < FIRST_PLAIN or self._since_plain >= AGAIN or self._lost > PATIENCE:
             return 0
+        # Asked at every token, of which a small model makes thousands a second.
+        key = (grade, _below(most))
+        found = self._plans.get(key)
+        if found is None:
+            found = self._plans[key] = self._plan(grade, most)
+        best, pays = found
+        # What does not promise to pay is tried again once earlier losses are made up for.
+        return best if pays or self._lost <= 0.0 else 0
+
+    def _plan(self, grade: Hashable, most: int) -> tuple[int, bool]:
+        """What promises the most tokens a second, and whether that is more than plain steps."""
         chance = min(self.chance(grade), 0.999)
         best, fastest = 0, 0.0
         for count in COUNTS:
@@ -112,19 +124,28 @@ class Pace:
                 faster = brought / self._cost(count)
                 if faster > fastest:
                     best, fastest = count, faster
-        # What does not promise to pay is tried again once earlier losses are made up for.
-        return best if fastest > WORTH or self._lost <= 0.0 else 0
+        return best, fastest > WORTH
 
     def _cost(self, count: int) -> float:
         """Steps that it takes to draft and check `count` ids."""
         check = 1 + 0.03 * count  # of large models, which read their weights once for all rows
         for size, known in self._checks.items():
             if size == count:
-                check = median(known)
+                check = _usual(known)
                 break
             if size < count:
-                check = max(check, median(known))
-        return check + count * median(self._drafting)
+                check = max(check, _usual(known))
+        return check + count * _usual(self._drafting)
+
+
+def _usual(values: Collection[float]) -> float:
+    """Rather one of the lower ones: what is far above was kept waiting by other programs."""
+    return sorted(values)[len(values) // 4]
+
+
+def _below(most: int) -> int:
+    """How many of `COUNTS` are at most so many."""
+    return len(COUNTS) if most >= COUNTS[-1] else sum(count <= most for count in COUNTS)
 
 
 def _size(count: int) -> int:

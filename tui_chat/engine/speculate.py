@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 Kind = Literal["lookup", "draft"]
 
+# To look for a proposal costs a model of a million weights some hundredths of a token. Where none
+# was found for so many tokens, the next few are passed over, more and more of them.
+RESTLESS = 8
+LONGEST_REST = 3
+
 
 class Drafting(NamedTuple):
     """Who drafts for a lane, and what is known of how it goes."""
@@ -77,12 +82,14 @@ class Speculation:
         self._lane = lane
         self._ahead: _Ahead | None = None
         self._context: list[int] = []
+        self._idle = 0  # tokens behind which nothing was proposed, since something was
+        self._rest = 0  # tokens to come at which nothing is looked for
         self.drafted = 0
         self.accepted = 0
 
     def after(self, context: list[int], sampler: Sampler, most: int) -> Tensor:
-        """Logits after the last id of `context`, all others having been run: (offered,) on the
-        CPU. Up to `most` ids beyond it may be drafted.
+        """Logits after the last id of `context`, all others having been run: (offered,) or more, on
+        the CPU or the model's device. Up to `most` ids beyond it may be drafted.
         """
         ahead, at = self._ahead, self._foreseen(context, len(context), context[-1])
         if ahead is not None and at:
@@ -139,24 +146,30 @@ class Speculation:
     def _run(self, context: list[int], sampler: Sampler, most: int) -> Tensor:
         lane, by = self._lane, self._lane.drafting
         model, cache = lane.checkpoint.model, lane.cache
-        if by is None:
-            return lane.offered(model.forward(context[-1:], cache))
+        if by is None or self._rest:
+            self._rest = max(0, self._rest - 1)
+            return model.forward(context[-1:], cache)
         began = time.perf_counter()
         grade = by.drafter.grade(context) if most > 0 else None
         count = 0 if grade is None else by.pace.count(grade, most)
         ids = by.drafter.propose(context, count, sampler) if count else []
         drafted = time.perf_counter()
         if not ids:
-            logits = lane.offered(model.forward(context[-1:], cache))
+            logits = model.forward(context[-1:], cache)
+            if not logits.is_cpu:
+                logits = lane.offered(logits)  # fetched, for a device only then is done
             by.pace.stepped(time.perf_counter() - drafted)
+            self._idle += 1
+            self._rest = min(self._idle // RESTLESS, LONGEST_REST)
             return logits
+        self._idle = 0
         rows = model.forward_all([context[-1], *ids], cache)
         rows = rows[:, : lane.checkpoint.offered].cpu()
         if bool(rows.amax().isnan()):
             # Proposed ids may be such as damaged weights have no numbers for, and what is masked
             # is NaN all the same. Without them the reply may never meet it.
             cache.truncate(len(context) - 1)
-            return lane.offered(model.forward(context[-1:], cache))
+            return model.forward(context[-1:], cache)
         checked = time.perf_counter()
         self._context = context
         self._ahead = _Ahead(by, ids, rows, len(context), grade, drafted - began, checked - drafted)
