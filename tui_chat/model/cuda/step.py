@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tui_chat.model.cache import KVCache
+from tui_chat.model.linear import Linear, Matrix
 from tui_chat.model.parts import MLP, Block, Parts
 from tui_chat.model.rotary import Rotary
 
@@ -133,8 +134,16 @@ def _after(parts: Parts, block: Block, x: Tensor, normed: Tensor, mixed: Tensor)
         or not isinstance(mlp, MLP)
     ):
         return parts.join(block, x, normed, mixed)
-    x = block.out.onto(x)(mixed)
-    return mlp.down.onto(x)(mlp.act(mlp.up.many(block.mlp_norm.many(x))))
+    x = _added(x, mixed, block.out)
+    return _added(x, mlp.act(mlp.up.many(block.mlp_norm.many(x))), mlp.down)
+
+
+def _added(x: Tensor, made: Tensor, by: Linear) -> Tensor:
+    """x with the product added in place, by operators of torch alone."""
+    if not isinstance(by, Matrix):
+        return x.add_(by.many(made))
+    x.addmm_(made, by.weight)
+    return x if by.bias is None else x.add_(by.bias)
 
 
 class Inputs(NamedTuple):
