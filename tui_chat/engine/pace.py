@@ -66,13 +66,11 @@ class Pace:
         right, wrong = self._right.get(grade, 0.0), self._wrong.get(grade, 0.0)
         self._right[grade] = right * FADING + accepted
         self._wrong[grade] = wrong * FADING + (accepted < count)
-        size = _size(count)
-        if size not in self._first:
-            self._first.add(size)
-            return
-        step = _usual(self._plain)
-        self._checks.setdefault(size, deque(maxlen=5)).append(check / step)
-        self._drafting.append(drafting / step / count)
+        size, step = _size(count), _usual(self._plain)
+        if size in self._first:
+            self._checks.setdefault(size, deque(maxlen=5)).append(check / step)
+            self._drafting.append(drafting / step / count)
+        self._first.add(size)
         brought = accepted + 1
         # One that took far longer than others of its size was kept waiting by another program.
         taken = min((drafting + check) / step, 2 * self._cost(size))
