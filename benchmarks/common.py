@@ -131,8 +131,8 @@ def random_weights(
 
 
 def built(shape: Shape, weights: Weights, precision: str = "float32") -> Model:
-    """tui-chat's decoder of these weights, as a CPU runs it: float32, bfloat16, float16 or int8. Its
-    step is compiled when this returns.
+    """tui-chat's decoder of these weights, as a CPU runs it: float32, bfloat16, float16 or int8;
+    its step is compiled when this returns.
     """
     ready.start(Paths.find().cache)
     if not ready.wait(120):

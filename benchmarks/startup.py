@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyte
+from homes import home_in
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((80, 24), (120, 40))
@@ -66,8 +67,12 @@ def run_app(path: str, columns: int, rows: int, home: Path, *, typing: bool) -> 
     if pid == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         os.chdir(ROOT)
-        places = {f"TUI_CHAT_{name}_DIR": str(home / name) for name in ("CONFIG", "DATA", "CACHE")}
-        environment = {**os.environ, **places, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        environment = {
+            **os.environ,
+            **home_in(home),
+            "TERM": "xterm-256color",
+            "COLORTERM": "truecolor",
+        }
         os.execve(sys.executable, [sys.executable, "-m", "tui_chat", path], environment)
     session = Session()
     try:

@@ -35,6 +35,7 @@ from typing import Any
 
 os.environ.setdefault("TEXTUAL_FPS", "120")  # as the app does, before Textual is imported
 
+from homes import home_in
 from textual.app import App, ComposeResult
 from textual.widgets import TextArea
 
@@ -268,13 +269,13 @@ def echoes(
     return sorted(found)
 
 
-def home_in(folder: str) -> dict[str, str]:
+def endless(folder: str) -> dict[str, str]:
     """The environment of an app with an empty home there, whose replies do not end."""
     Path(folder, "CONFIG").mkdir()
     Path(folder, "CONFIG", "settings.toml").write_text(
         "[sampling]\nmax_new_tokens = 1000000\n", "utf-8"
     )
-    return {f"TUI_CHAT_{kind}_DIR": f"{folder}/{kind}" for kind in ("CONFIG", "DATA", "CACHE")}
+    return home_in(Path(folder))
 
 
 def share(values: list[float], part: float) -> float:
@@ -305,7 +306,7 @@ def decoding(writers: list[str], rounds: int, keys: int, threads: int) -> list[d
                     command += [files[shape], str(counts), str(threads)]
                     command += ["--scripted"] if way == "scripted" else []
                     asked = ("", "") if way == "idle" else ("1 2 3 4", "writing")
-                    echo[name] += echoes(command, keys, *asked, home_in(home), "ready", counts)
+                    echo[name] += echoes(command, keys, *asked, endless(home), "ready", counts)
                     counted = json.loads(counts.read_text())
                 late[name] += counted["late_ms"]
                 rates[name].append(counted["tokens"] / counted["seconds"])
@@ -353,7 +354,7 @@ def app(checkpoint: str, keys: int) -> None:
     """Key echo in the real app while a checkpoint writes."""
     with tempfile.TemporaryDirectory() as home:
         command = [sys.executable, "-m", "tui_chat", checkpoint]
-        found = echoes(command, keys, "Once upon a time", "writing", home_in(home), "ready")
+        found = echoes(command, keys, "Once upon a time", "writing", endless(home), "ready")
     note = f"the real app while {checkpoint} writes"
     row("key echo p50", share(found, 0.5), note=note)
     row("key echo p99", share(found, 0.99), note=note)

@@ -159,6 +159,26 @@ def test_what_is_no_number_stays_none(bad: float) -> None:
     assert not logits.isfinite().all()
 
 
+def test_an_id_that_has_no_row_is_refused() -> None:
+    running = decoder("gpt")
+    for token in (-1, running.spec.vocab_size):
+        with pytest.raises(IndexError):
+            running.forward([token], running.new_cache())
+
+
+@pytest.mark.parametrize(
+    "name", ["blocks.1.attn.qkv.weight", "blocks.0.mlp.down.weight", "final_norm.weight"]
+)
+def test_a_tensor_of_another_size_is_left_to_torch(name: str) -> None:
+    """It would be read beyond its end."""
+    weights = weights_of("llama-half")
+    weights[name] = weights[name][:-1].contiguous()
+    running = Decoder(SPECS["llama-half"], weights)
+    with pytest.raises(RuntimeError):
+        running.forward([1], running.new_cache())
+    assert running._program is None
+
+
 def test_nobody_waits_for_it_and_a_second_start_changes_nothing(tmp_path: Path) -> None:
     before = ready.program()
     ready.start(tmp_path)

@@ -9,6 +9,7 @@ file.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from tui_chat.model.step import one_token
 
 if TYPE_CHECKING:
     from tui_chat.model.native.program import Program
+
+log = logging.getLogger(__name__)
 
 
 class Decoder:
@@ -136,7 +139,11 @@ class Decoder:
         if not self._suits or rows > ready.MOST_ROWS:
             return None
         if self._program is None and (make := ready.program()) is not None:
-            self._program = make(self._parts)
+            try:
+                self._program = make(self._parts)
+            except ValueError:  # torch then says what is wrong
+                log.warning("the compiled step cannot be used", exc_info=True)
+                self._suits = False
         return self._program
 
     def _many(self, ids: Sequence[int], cache: KVCache) -> Generator[None, None, Tensor]:

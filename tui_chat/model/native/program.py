@@ -44,7 +44,9 @@ class Program:
     """The compiled step of one decoder, for up to MOST_ROWS rows."""
 
     def __init__(self, parts: Parts) -> None:
-        """`parts` are such that ready.fits() says so."""
+        """`parts` are such that ready.fits() says so. Raises ValueError where a tensor has not the
+        size that the spec says: the step would read beyond it.
+        """
         self._parts = parts
         self._held: list[Tensor] = []  # made here, and addressed
         count = parts.spec.n_layer
@@ -60,11 +62,13 @@ class Program:
             self._layer(at, block)
         self._ends = np.zeros(2, tables.MATRIX)
         self._table(self._ends[0], parts.embed)
+        self._ids = int(self._ends[0]["rows"])
         self._matrix(self._ends[1], parts.head)
         self._end_norms = np.zeros(2, tables.NORM)
         self._norm(self._end_norms[0], parts.embed_norm)
         self._norm(self._end_norms[1], parts.final_norm)
         self._model = self._described()
+        self._check()
         self._stores: WeakKeyDictionary[KVCache, tuple[int, Any]] = WeakKeyDictionary()
         self._windowed = any(block.window for block in parts.blocks)
         self._rows = np.zeros(MOST_ROWS, tables.ROW)
@@ -92,6 +96,8 @@ class Program:
         same = len(caches) == 1
         longest = 0
         for at, token in enumerate(ids):
+            if not 0 <= token < self._ids:
+                raise IndexError(f"token id {token} is not between 0 and {self._ids - 1}")
             position = len(caches[0]) + at if same else len(caches[at])
             rows[at] = (token, position, 0 if same else at)
             longest = max(longest, position + 1)
@@ -175,10 +181,31 @@ class Program:
 
     # ---- the tables
 
-    def _address(self, tensor: Tensor | None) -> int:
-        """Of a float32 copy, or of the tensor itself where it is one; 0 for none."""
+    def _check(self) -> None:
+        """That every matrix has the size that the step takes it to have."""
+        spec = self._parts.spec
+        size, heads = spec.n_embd, spec.n_head * spec.head_dim
+        wide = heads + 2 * spec.n_kv_head * spec.head_dim
+        for row in self._matrices:
+            inner = int(row[tables.UP]["rows"]) // (2 if spec.gated else 1)
+            found = [(int(one["rows"]), int(one["columns"])) for one in row]
+            wanted = [(wide, size), (size, heads), (found[tables.UP][0], size), (size, inner)]
+            if not row[tables.OUT]["weight"]:
+                found[tables.OUT] = (heads, heads)
+                wanted[tables.OUT] = (size, size)
+            if found != wanted:
+                raise ValueError(f"matrices of {found} where the spec says {wanted}")
+        if any(int(one["columns"]) != size for one in self._ends):
+            raise ValueError("the embedding or the head is of another width")
+
+    def _address(self, tensor: Tensor | None, count: int) -> int:
+        """Of a float32 copy of `count` numbers, or of the tensor itself where it is one; 0 for
+        none.
+        """
         if tensor is None:
             return 0
+        if tensor.numel() < count:
+            raise ValueError(f"{tensor.numel()} numbers where {count} are used")
         lying = tensor.float().contiguous()
         self._held.append(lying)
         return lying.data_ptr()
@@ -198,7 +225,7 @@ class Program:
                 eps = block.qk_norm.eps
                 one["qk_whole"] = block.qk_norm.whole
                 one["qk_eps"] = torch.finfo(torch.float32).eps if eps is None else eps
-        one["position"] = self._address(parts.position)
+        one["position"] = self._address(parts.position, spec.context_length * spec.n_embd)
         one["embed_scale"] = spec.embed_scale
         one["attention_scale"] = attention_scale(spec)
         one["attention_softcap"] = spec.attention_softcap or 0.0
@@ -222,14 +249,18 @@ class Program:
         layer["rotary"] = -1 if block.rotary is None else self._rotaries.index(block.rotary)
         layer["shared_norm"] = block.mlp_norm is None
         if block.qk_norm is not None:
-            layer["qk_weight"] = self._address(block.qk_norm.weight)
+            spec = self._parts.spec
+            heads = (spec.n_head + spec.n_kv_head) * spec.head_dim
+            layer["qk_weight"] = self._address(block.qk_norm.weight, heads)
 
     def _norm(self, to: Any, norm: Norm | None) -> None:
         if norm is None or norm is UNNORMED:
             return
         layer_norm = self._parts.spec.norm == "layernorm"
         to["kind"] = tables.LAYER_NORM if layer_norm else tables.RMS_NORM
-        to["weight"], to["bias"] = self._address(norm.weight), self._address(norm.bias)
+        size = self._parts.spec.n_embd
+        to["weight"] = self._address(norm.weight, size)
+        to["bias"] = self._address(norm.bias, size)
         to["eps"] = norm.eps
 
     def _matrix(self, to: Any, linear: Linear | None) -> None:
@@ -241,7 +272,7 @@ class Program:
             assert isinstance(linear, Held)
             lying, scales, bias = linear.weight, linear.scales, linear.bias
         self._rows_of(to, lying, scales)
-        to["bias"] = self._address(bias)
+        to["bias"] = self._address(bias, lying.shape[0])
 
     def _table(self, to: Any, table: Table) -> None:
         assert isinstance(table, (DenseTable, HeldTable))
@@ -253,7 +284,7 @@ class Program:
             self._held.append(rows)
         to["weight"], to["kind"] = rows.data_ptr(), KINDS[rows.dtype]
         to["rows"], to["columns"] = rows.shape
-        to["scales"] = self._address(scales)
+        to["scales"] = self._address(scales, rows.shape[0])
 
 
 def try_out() -> None:
