@@ -218,6 +218,23 @@ def test_a_lane_that_drafts_does_not_write_ahead(noise: str) -> None:
     assert recorder.recorded == 0
 
 
+def test_forks_write_as_one_batch(noise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tui_chat.engine import overlap
+    from tui_chat.engine.together import serve
+
+    monkeypatch.setitem(overlap.RECORDERS, "cpu", lambda device: TapeRecorder())
+    lane = Lane(opened(noise))
+    expected = run(lane, raw("hello"), BOLD).finished.ids
+    assert lane.pipeline is not None
+    replies = [lane.fork(name).reply(raw("hello"), BOLD) for name in "ab"]
+    running, served = [reply.events() for reply in replies], 0
+    while any([next(events, None) is not None for events in running]):  # each has its turn
+        served += all(reply.wants is not None for reply in replies)
+        serve(replies)
+    assert served > 10
+    assert {tuple(reply.ids) for reply in replies} == {expected}
+
+
 # ---- faults
 
 

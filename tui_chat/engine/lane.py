@@ -57,6 +57,7 @@ class Lane:
         made = Lane(self.checkpoint, name)
         made.cache, made.window = self.cache.fork(), copy.copy(self.window)
         made.make_room = self.make_room
+        made.pipeline = None  # several forks write as one batch, not each by itself
         return made
 
     def reply(self, prompt: Prompt, params: SamplingParams, request_id: str = "") -> Reply:
