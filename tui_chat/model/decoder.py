@@ -52,6 +52,7 @@ class Decoder:
     ) -> None:
         self.spec = spec
         self._quantised_cache = quantised_cache
+        self._precision = precision
         self.parameters = sum(tensor.numel() for tensor in weights.values())
         self.weight_bytes = sum(_held_bytes(tensor, precision) for tensor in weights.values())
         with torch.inference_mode():
@@ -107,11 +108,9 @@ class Decoder:
     @torch.inference_mode()
     def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits after each of `ids`: (len(ids), vocab_size) float32. Appends to the cache."""
-        if (program := self._compiled(len(ids))) is not None:
-            cache.reserve(len(cache) + len(ids))
-            logits = program.run(ids, (cache,))
-        else:
-            logits = self._parts.logits(finished(self._many(ids, cache)))
+        if (logits := self._exactly(ids, cache)) is not None:
+            return logits
+        logits = self._parts.logits(finished(self._many(ids, cache)))
         cache.append(ids)
         return logits
 
@@ -133,6 +132,21 @@ class Decoder:
         for token, cache in zip(ids, caches, strict=True):
             cache.append((token,))
         return logits
+
+    def _exactly(self, ids: Sequence[int], cache: KVCache) -> Tensor | None:
+        """What `forward_all` gives, by the compiled step, where that is to be had; it appends."""
+        program = self._compiled(min(len(ids), ready.MOST_ROWS))
+        # Pieces of a prompt are rounded where that is faster (linear.py), not what is scored.
+        rounded = self._precision in ("int8", "bfloat16")
+        if program is None or (len(ids) > ready.MOST_ROWS and not rounded):
+            return None
+        found = []
+        for at in range(0, len(ids), ready.MOST_ROWS):
+            some = ids[at : at + ready.MOST_ROWS]
+            cache.reserve(len(cache) + len(some))
+            found.append(program.run(some, (cache,)))
+            cache.append(some)
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     def _compiled(self, rows: int) -> Program | None:
         """What computes so few rows without torch, once it is there."""

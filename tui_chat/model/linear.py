@@ -114,7 +114,7 @@ def turned(weight: Tensor, bias: Tensor | None) -> Matrix:
 
 class Held:
     """A matrix (out, in) in fewer bits than the float32 activations it is used with. `scales` are
-    those of the rows of int8, (out,).
+    those of int8, (out, groups of GROUP columns).
     """
 
     def __init__(
@@ -152,39 +152,55 @@ class Held:
 _TINY = torch.finfo(torch.float32).tiny
 
 
-def row_scales(weight: Tensor) -> Tensor:
-    """By which the rows of (out, in) are divided to lie in [-127, 127]: (out,) float32."""
-    return weight.abs().amax(1).float().clamp_min_(_TINY).div_(127)
+GROUP = 64  # numbers of an int8 row that share a scale
+
+
+def row_scales(rows: Tensor) -> Tensor:
+    """By which rows (..., n) are divided to lie in [-127, 127]: (...,) float32."""
+    return rows.abs().amax(-1).float().clamp_min_(_TINY).div_(127)
+
+
+def _grouped(rows: Tensor) -> Tensor:
+    """(out, in) -> (out, groups, GROUP), zeros filling up the last."""
+    missing = -rows.shape[1] % GROUP
+    padded = F.pad(rows, (0, missing)) if missing else rows
+    return padded.reshape(rows.shape[0], -1, GROUP)
 
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows in 8 bits, and the scale of each."""
-    scales = row_scales(weight)
+    """(out, in) in 8 bits, and the scales of its groups (out, groups)."""
     made = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(weight.shape[0], -(-weight.shape[1] // GROUP))
     for at in range(0, len(made), 4096):  # in pieces: of a large table float32 would be too much
-        rows = slice(at, at + 4096)
-        made[rows] = weight[rows].float().div(scales[rows, None]).round_().to(torch.int8)
+        groups = _grouped(weight[at : at + 4096].float())
+        each = scales[at : at + 4096] = row_scales(groups)
+        numbers = groups.div(each[..., None]).round_().to(torch.int8)
+        made[at : at + 4096] = numbers.flatten(1)[:, : weight.shape[1]]
     return made, scales
 
 
 def int8(weight: Tensor, bias: Tensor | None) -> Held:
-    """8 bits a weight with one scale for each row of (out, in).
+    """8 bits a weight with one scale for 64 neighbours in a row of (out, in).
 
     A single row of activations stays float32. Several are rounded to 8 bits as well, a scale each,
-    where the processor multiplies such numbers four times as fast.
+    and the weights to one scale a row, where the processor multiplies such numbers four times as
+    fast.
     """
     numbers, scales = _rounded(weight)
     exact = _widening(numbers, scales)
     if not _fast_int8():
         return Held(numbers, scales, bias, exact)
-    lying = numbers.t()
+    largest = scales.amax(1)
+    parts = (scales / largest[:, None])[..., None]
+    width = weight.shape[1]
 
     def product(x: Tensor) -> Tensor:
         if x.shape[0] == 1:
             return exact(x)
         each = row_scales(x)[:, None]
         rounded = x.div(each).round_().to(torch.int8)
-        return torch._int_mm(rounded, lying).float().mul_(each).mul_(scales)
+        even = torch.mul(_grouped(numbers), parts).round_().to(torch.int8).flatten(1)[:, :width]
+        return torch._int_mm(rounded, even.t()).float().mul_(each).mul_(largest)
 
     return Held(numbers, scales, bias, product)
 
@@ -226,16 +242,21 @@ _PIECE = 2**22  # numbers that are widened at a time: what stays in a processor'
 def _widening(held: Tensor, scales: Tensor | None) -> Map:
     """The product with all weights made float32 for it, which costs little beside several rows."""
     rows = max(1, _PIECE // held.shape[1])
-    pieces = torch.split(held, rows)
+    numbers = torch.split(held, rows)
+    by = [None] * len(numbers) if scales is None else torch.split(scales, rows)
 
     def product(x: Tensor) -> Tensor:
-        if len(pieces) == 1:
-            made = F.linear(x, held.float())
-        else:
-            made = torch.cat([F.linear(x, piece.float()) for piece in pieces], dim=1)
-        return made if scales is None else made.mul_(scales)
+        made = [F.linear(x, widened(*piece)) for piece in zip(numbers, by, strict=True)]
+        return made[0] if len(made) == 1 else torch.cat(made, dim=1)
 
     return product
+
+
+def widened(numbers: Tensor, scales: Tensor | None) -> Tensor:
+    """Rows (T, in) of a held matrix as float32."""
+    if scales is None:
+        return numbers.float()
+    return torch.mul(_grouped(numbers), scales[..., None]).flatten(1)[:, : numbers.shape[1]]
 
 
 def _fast_int8() -> bool:
@@ -290,12 +311,10 @@ class HeldTable:
         self.rows, self.scales = of.weight, of.scales
 
     def many(self, ids: Tensor) -> Tensor:
-        found = self.rows[ids].float()
-        return found if self.scales is None else found.mul_(self.scales[ids, None])
+        return widened(self.rows[ids], None if self.scales is None else self.scales[ids])
 
     def one(self, token: int) -> Tensor:
-        found = self.rows[token].float()
-        return found if self.scales is None else found.mul_(self.scales[token])
+        return self.many(torch.tensor([token]))[0]
 
 
 def into(by: Linear, out: Tensor) -> Map:

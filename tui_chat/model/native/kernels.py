@@ -32,11 +32,15 @@ _write_int8, _power_of_two = vectors.write_int8, vectors.power_of_two
 
 # ---- matrices
 
+_GROUP = vectors.GROUP
+
 
 def _product_of(kind: str, read: Any) -> Any:
     """(weight, scales, bias, columns, x, x_stride, count, y, y_stride, first, last): rows [first,
     last) of the matrix with each of `count` rows of x."""
-    long, short = vectors.dot_of(kind, 2), vectors.dot_of(kind, 1)
+    grouped = kind == "int8"
+    long, short = vectors.dot_of(kind), vectors.short_dot_of(kind)
+    by_groups = vectors.grouped_dot()
     size = vectors.BYTES[kind]
     tile1, tile2, tile4 = (vectors.tile_of(kind, rows) for rows in (1, 2, 4))
 
@@ -55,47 +59,50 @@ def _product_of(kind: str, read: Any) -> Any:
         last: int,
     ) -> None:
         whole, half, stride = columns // 32 * 32, columns // 16 * 16, columns * size
+        groups = (columns + _GROUP - 1) // _GROUP * 4  # bytes of a row's scales
         row = first
         while row < last:
-            w, to = weight + row * stride, y + row * 4
+            w, to, by = weight + row * stride, y + row * 4, scales + row * groups
             high = 4 if count > 1 and row + 4 <= last else 1
             at = 0
             while at < count:
                 here, into, left = x + at * x_stride, to + at * y_stride, count - at
                 wide = 1
                 if high == 1:
-                    total = long(w, here, whole)
-                    if half > whole:
-                        total += short(w + whole * size, here + whole * 4, 16)
+                    if grouped:
+                        total = by_groups(w, by, here, half)
+                    else:
+                        total = long(w, here, whole)
+                        if half > whole:
+                            total += short(w + whole * size, here + whole * 4, 16)
                     carray(floats(into), 1)[0] = total
                 elif left >= 4:
                     wide = 4
-                    tile4(w, stride, here, x_stride, half, into, y_stride)
+                    tile4(w, stride, by, groups, here, x_stride, half, into, y_stride)
                 elif left >= 2:
                     wide = 2
-                    tile2(w, stride, here, x_stride, half, into, y_stride)
+                    tile2(w, stride, by, groups, here, x_stride, half, into, y_stride)
                 else:
-                    tile1(w, stride, here, x_stride, half, into, y_stride)
+                    tile1(w, stride, by, groups, here, x_stride, half, into, y_stride)
                 if half < columns:
                     for one in range(wide):
-                        place, behind = (
-                            carray(floats(into + one * y_stride), 4),
-                            here + one * x_stride,
-                        )
+                        place = carray(floats(into + one * y_stride), 4)
+                        behind = here + one * x_stride
                         for below in range(high):
-                            total = place[below]
+                            total = np.float32(0.0)
                             for column in range(half, columns):
                                 total += read(w + below * stride + column * size) * _read_float32(
                                     behind + 4 * column
                                 )
-                            place[below] = total
+                            if grouped:  # fewer than 16, in the last group
+                                total *= _read_float32(by + (below + 1) * groups - 4)
+                            place[below] += total
                 at += wide
-            for below in range(high):
-                scale = _read_float32(scales + 4 * (row + below)) if scales else np.float32(1.0)
-                added = _read_float32(bias + 4 * (row + below)) if bias else np.float32(0.0)
-                for one in range(count):
-                    place = carray(floats(to + one * y_stride), 4)
-                    place[below] = place[below] * scale + added
+            if bias:
+                for below in range(high):
+                    added = _read_float32(bias + 4 * (row + below))
+                    for one in range(count):
+                        carray(floats(to + one * y_stride), 4)[below] += added
             row += high
 
     return product
@@ -149,9 +156,10 @@ def look_up(matrix: Any, row: int, y: int) -> None:
             made[at] = _read_float16(start + 2 * at)
     else:
         start = matrix["weight"] + row * columns
-        scale = _read_float32(matrix["scales"] + 4 * row)
+        groups = (columns + _GROUP - 1) // _GROUP
+        by = carray(floats(matrix["scales"] + row * groups * 4), groups)
         for at in range(columns):
-            made[at] = _read_int8(start + at) * scale
+            made[at] = _read_int8(start + at) * by[at // _GROUP]
 
 
 # ---- norms
@@ -284,8 +292,8 @@ def activate(activation: int, x: int, first: int, last: int) -> None:
 
 # ---- attention
 
-_dot2_float32, _dot1_float32 = vectors.dot_of("float32", 2), vectors.dot_of("float32", 1)
-_dot1_int8 = vectors.dot_of("int8", 1)
+_dot_float32, _short_float32 = vectors.dot_of("float32"), vectors.short_dot_of("float32")
+_short_int8 = vectors.short_dot_of("int8")
 _dots8_float32 = vectors.dots_of("float32", 8)
 _mix4_float32, _mix1_float32 = vectors.mix_of("float32", 4), vectors.mix_of("float32", 1)
 _mix4_int8, _mix1_int8 = vectors.mix_of("int8", 4), vectors.mix_of("int8", 1)
@@ -302,9 +310,9 @@ def scores_of(q: int, keys: int, count: int, dim: int, scale: float, scores: int
         _dots8_float32(q, keys + at * stride, stride, half, scores + 4 * at, 4)
         at += 8
     for one in range(at, count):
-        total = _dot2_float32(keys + one * stride, q, whole)
+        total = _dot_float32(keys + one * stride, q, whole)
         if half > whole:
-            total += _dot1_float32(keys + one * stride + whole * 4, q + whole * 4, 16)
+            total += _short_float32(keys + one * stride + whole * 4, q + whole * 4, 16)
         found[one] = total
     if half < dim:
         rest = carray(floats(q), dim)
@@ -328,7 +336,7 @@ def scores_of_int8(
     rest = carray(floats(q), dim)
     for one in range(count):
         row = keys + one * dim
-        total = _dot1_int8(row, q, half)
+        total = _short_int8(row, q, half)
         for column in range(half, dim):
             total += _read_int8(row + column) * rest[column]
         found[one] = total * by[one] * scale

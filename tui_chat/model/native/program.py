@@ -22,6 +22,7 @@ from tui_chat.model.native.crew import Crew
 from tui_chat.model.native.ready import MOST_ROWS
 from tui_chat.model.native.rows import KINDS, row_product
 from tui_chat.model.native.step import run
+from tui_chat.model.native.vectors import GROUP
 from tui_chat.model.parts import MLP, Block, Parts, assemble
 from tui_chat.model.rotary import Rotary
 from tui_chat.model.spec import ModelSpec
@@ -284,7 +285,7 @@ class Program:
             self._held.append(rows)
         to["weight"], to["kind"] = rows.data_ptr(), KINDS[rows.dtype]
         to["rows"], to["columns"] = rows.shape
-        to["scales"] = self._address(scales, rows.shape[0])
+        to["scales"] = self._address(scales, rows.shape[0] * -(-rows.shape[1] // GROUP))
 
 
 def try_out() -> None:

@@ -19,7 +19,7 @@ ATTENTION, ATTENTION_POST, MLP, MLP_POST = range(4)  # its norms
 MATRIX = np.dtype(
     [
         ("weight", np.int64),  # (rows, columns), 0 where there is no matrix
-        ("scales", np.int64),  # (rows,) float32, of int8
+        ("scales", np.int64),  # (rows, groups of 64 columns) float32, of int8
         ("bias", np.int64),  # (rows,) float32 or 0
         ("rows", np.int64),
         ("columns", np.int64),

@@ -42,15 +42,40 @@ def _store(b: Build, vector: Value, address: Value) -> None:
 
 def _widened(b: Build, kind: str, address: Value) -> Value:
     """16 numbers of a kind at an address, as float32."""
+    return _wide(b, kind, _load(b, address, _ELEMENTS[kind]))
+
+
+_ELEMENTS = {"float32": F32, "bfloat16": I16, "float16": F16, "int8": I8}
+
+
+def _wide(b: Build, kind: str, numbers: Value) -> Value:
+    """16 numbers of a kind as float32."""
     if kind == "float32":
-        return _load(b, address, F32)
+        return numbers
     if kind == "float16":
-        return b.fpext(_load(b, address, F16), VECTOR)
+        return b.fpext(numbers, VECTOR)
     integers = ir.VectorType(I32, LANES)
     if kind == "bfloat16":
-        high = b.zext(_load(b, address, I16), integers)
+        high = b.zext(numbers, integers)
         return b.bitcast(b.shl(high, ir.Constant(integers, [16] * LANES)), VECTOR)
-    return b.sitofp(b.sext(_load(b, address, I8), integers), VECTOR)
+    return b.sitofp(b.sext(numbers, integers), VECTOR)
+
+
+def _line(b: Build, kind: str, address: Value) -> list[Value]:
+    """64 bytes of numbers as vectors of float32, 16 each. They are loaded at once: loads of parts,
+    which a compiler may put in any order, keep a processor from seeing that memory is read from
+    front to back, and it then gives half as much.
+    """
+    count = 64 // BYTES[kind]
+    whole = b.load(b.inttoptr(address, ir.PointerType(ir.VectorType(_ELEMENTS[kind], count))))
+    whole.align = 1
+    if count == LANES:
+        return [whole]
+    parts = []
+    for start in range(0, count, LANES):
+        lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(start, start + LANES)))
+        parts.append(_wide(b, kind, b.shuffle_vector(whole, whole, lanes)))
+    return parts
 
 
 def _all(b: Build, number: Value) -> Value:
@@ -84,28 +109,48 @@ def _zero(b: Build, places: list[Value]) -> None:
         b.store(ir.Constant(VECTOR, [0.0] * LANES), place)
 
 
-def dot_of(kind: str, chains: int) -> Any:
-    """(weights, x, n) -> the sum of the products of n numbers, `chains` * 16 in one turn: one chain
-    of sums waits for each addition, two do not."""
+def dot_of(kind: str) -> Any:
+    """(weights, x, n) -> the sum of the products of n numbers, 32 in one turn."""
     size = BYTES[kind]
 
     @intrinsic
     def dot(_: Any, weights: Any, x: Any, n: Any) -> Any:
         def code(context: Any, b: Build, signature: Any, args: list[Value]) -> Value:
             weights, x, n = args
-            sums = _sums(b, chains)
+            sums = _sums(b, 2)  # one chain of sums would wait for each addition
             _zero(b, sums)
-            loop = cgutils.for_range_slice(b, _number(0), n, _number(chains * LANES))
-            with loop as (at, _):
-                for part, place in enumerate(sums):
-                    here = b.add(at, _number(part * LANES))
-                    w = _widened(b, kind, b.add(weights, b.mul(here, _number(size))))
-                    v = _load(b, b.add(x, b.mul(here, _number(4))), F32)
-                    b.store(_fma(b, w, v, b.load(place)), place)
-            total = b.load(sums[0])
-            for place in sums[1:]:
-                total = b.fadd(total, b.load(place))
-            return _sum(b, total)
+            with cgutils.for_range_slice(b, _number(0), n, _number(2 * LANES)) as (at, _):
+                start = b.add(weights, b.mul(at, _number(size)))
+                if size == 2:
+                    ws = _line(b, kind, start)
+                else:
+                    second = b.add(start, _number(LANES * size))
+                    ws = [_widened(b, kind, start), _widened(b, kind, second)]
+                for part, (w, place) in enumerate(zip(ws, sums, strict=True)):
+                    over = b.mul(b.add(at, _number(part * LANES)), _number(4))
+                    b.store(_fma(b, w, _load(b, b.add(x, over), F32), b.load(place)), place)
+            return _sum(b, b.fadd(b.load(sums[0]), b.load(sums[1])))
+
+        return types.float32(types.int64, types.int64, types.int64), code
+
+    return dot
+
+
+def short_dot_of(kind: str) -> Any:
+    """The same, 16 numbers in one turn."""
+    size = BYTES[kind]
+
+    @intrinsic
+    def dot(_: Any, weights: Any, x: Any, n: Any) -> Any:
+        def code(context: Any, b: Build, signature: Any, args: list[Value]) -> Value:
+            weights, x, n = args
+            (place,) = sums = _sums(b, 1)
+            _zero(b, sums)
+            with cgutils.for_range_slice(b, _number(0), n, _number(LANES)) as (at, _):
+                w = _widened(b, kind, b.add(weights, b.mul(at, _number(size))))
+                v = _load(b, b.add(x, b.mul(at, _number(4))), F32)
+                b.store(_fma(b, w, v, b.load(place)), place)
+            return _sum(b, b.load(place))
 
         return types.float32(types.int64, types.int64, types.int64), code
 
@@ -139,12 +184,56 @@ def dots_of(kind: str, rows: int) -> Any:
     return dots
 
 
+GROUP = 64  # numbers of an int8 row that share a scale
+
+
+def grouped_dot() -> Any:
+    """(weights, scales, x, n) for int8 whose groups have scales of their own (float32), and n a
+    multiple of 16: what is left of a last group counts as a whole one.
+    """
+
+    @intrinsic
+    def dot(_: Any, weights: Any, scales: Any, x: Any, n: Any) -> Any:
+        def code(context: Any, b: Build, signature: Any, args: list[Value]) -> Value:
+            weights, scales, x, n = args
+            (total, part) = _sums(b, 2)
+            _zero(b, [total])
+
+            def values(at: Value) -> Value:
+                return _load(b, b.add(x, b.mul(at, _number(4))), F32)
+
+            def close(at: Value, made: Value) -> None:
+                where = b.add(scales, b.mul(b.udiv(at, _number(GROUP)), _number(4)))
+                scale = _all(b, b.load(b.inttoptr(where, ir.PointerType(F32))))
+                b.store(_fma(b, made, scale, b.load(total)), total)
+
+            whole = b.mul(b.udiv(n, _number(GROUP)), _number(GROUP))
+            with cgutils.for_range_slice(b, _number(0), whole, _number(GROUP)) as (at, _):
+                first, *rest = _line(b, "int8", b.add(weights, at))
+                made = b.fmul(first, values(at))
+                for number, w in enumerate(rest, 1):
+                    made = _fma(b, w, values(b.add(at, _number(number * LANES))), made)
+                close(at, made)
+            with b.if_then(b.icmp_signed("<", whole, n)):
+                _zero(b, [part])
+                with cgutils.for_range_slice(b, whole, n, _number(LANES)) as (at, _):
+                    w = _widened(b, "int8", b.add(weights, at))
+                    b.store(_fma(b, w, values(at), b.load(part)), part)
+                close(whole, b.load(part))
+            return _sum(b, b.load(total))
+
+        return types.float32(*[types.int64] * 4), code
+
+    return dot
+
+
 TILE = 4  # rows of weights in a tile
 
 
 def tile_of(kind: str, rows: int) -> Any:
-    """(weights, stride, x, x_stride, n, out, out_stride): four rows of weights with each of `rows`
-    rows of x, so that what is loaded is used several times; out[row] gets four numbers.
+    """(weights, stride, scales, scales_stride, x, x_stride, n, out, out_stride): four rows of
+    weights with each of `rows` rows of x, so that what is loaded is used several times; out[row]
+    gets four numbers. Only int8 has scales.
 
     The next four rows of weights are asked of memory meanwhile, in the order in which they stand.
     """
@@ -152,15 +241,25 @@ def tile_of(kind: str, rows: int) -> Any:
 
     @intrinsic
     def tile(
-        _: Any, weights: Any, stride: Any, x: Any, x_stride: Any, n: Any, out: Any, out_stride: Any
+        _: Any,
+        weights: Any,
+        stride: Any,
+        scales: Any,
+        scales_stride: Any,
+        x: Any,
+        x_stride: Any,
+        n: Any,
+        out: Any,
+        out_stride: Any,
     ) -> Any:
         def code(context: Any, b: Build, signature: Any, args: list[Value]) -> Value:
-            weights, stride, x, x_stride, n, out, out_stride = args
+            weights, stride, scales, scales_stride, x, x_stride, n, out, out_stride = args
             sums = [_sums(b, TILE) for _ in range(rows)]
             for places in sums:
                 _zero(b, places)
             from_w = [b.add(weights, b.mul(stride, _number(row))) for row in range(TILE)]
             from_x = [b.add(x, b.mul(x_stride, _number(row))) for row in range(rows)]
+            by = [b.add(scales, b.mul(scales_stride, _number(row))) for row in range(TILE)]
             ahead = b.add(weights, b.mul(stride, _number(TILE)))
             with cgutils.for_range_slice(b, _number(0), n, _number(LANES)) as (at, _):
                 behind, over = b.mul(at, _number(size)), b.mul(at, _number(4))
@@ -170,6 +269,9 @@ def tile_of(kind: str, rows: int) -> Any:
                 vs = [_load(b, b.add(start, over), F32) for start in from_x]
                 for column, start in enumerate(from_w):
                     w = _widened(b, kind, b.add(start, behind))
+                    if kind == "int8":
+                        where = b.add(by[column], b.mul(b.udiv(at, _number(GROUP)), _number(4)))
+                        w = b.fmul(w, _all(b, b.load(b.inttoptr(where, ir.PointerType(F32)))))
                     for v, places in zip(vs, sums, strict=True):
                         b.store(_fma(b, w, v, b.load(places[column])), places[column])
             for row, places in enumerate(sums):
@@ -179,7 +281,7 @@ def tile_of(kind: str, rows: int) -> Any:
                     b.store(_sum(b, b.load(place)), b.inttoptr(where, ir.PointerType(F32)))
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 7), code
+        return types.void(*[types.int64] * 9), code
 
     return tile
 
