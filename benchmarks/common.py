@@ -28,6 +28,7 @@ from tui_chat.engine.speed import read_bandwidth  # noqa: E402
 from tui_chat.model.build import Model, build  # noqa: E402
 from tui_chat.model.native import ready  # noqa: E402
 from tui_chat.model.spec import ModelSpec  # noqa: E402
+from tui_chat.pages import PAGES  # noqa: E402
 from tui_chat.settings import Paths  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,7 +138,10 @@ def built(shape: Shape, weights: Weights, precision: str = "float32") -> Model:
     ready.start(Paths.find().cache)
     if not ready.wait(120):
         print("the compiled step cannot be had: torch computes all")
-    copied = {name: tensor.clone() for name, tensor in weights.items()}
+    copied = {  # as they are read from a file
+        name: PAGES.empty(tensor.shape, tensor.dtype).copy_(tensor)
+        for name, tensor in weights.items()
+    }
     return build(shape.spec, copied, "dense" if precision == "float32" else precision)  # type: ignore[arg-type]
 
 

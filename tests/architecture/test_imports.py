@@ -38,6 +38,7 @@ NEVER = {
     "sampler": ROOMS,
     "settings": ROOMS,
     "display": ROOMS,
+    "pages": (*ROOMS, "conversation", "errors", "sampling", "settings", "display", "child"),
     "child": (*ROOMS, "conversation", "errors", "sampling", "settings", "display"),
 }
 

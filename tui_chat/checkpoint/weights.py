@@ -179,17 +179,19 @@ class _Loader:
     def _target(self, recipe: Recipe) -> torch.Tensor:
         import torch
 
+        from tui_chat.pages import PAGES
+
         target = self.made.get(recipe)
         if target is None:
             first = recipe.parts[0]
             own = "float32" if first.scales is not None or first.encoding else first.dtype
             shape = recipe.shape if recipe.parts[0].shape else ()
             over = recipe in self.turned and len(shape) == 2
-            target = torch.empty(
-                shape[::-1] if over else shape,
-                dtype=self.dtype or getattr(torch, own),
-                device=self.device,
-            )
+            size, dtype = shape[::-1] if over else shape, self.dtype or getattr(torch, own)
+            if self.device.type == "cpu":
+                target = PAGES.empty(size, dtype)
+            else:
+                target = torch.empty(size, dtype=dtype, device=self.device)
             if over:
                 target = target.t()
             self.made[recipe] = target

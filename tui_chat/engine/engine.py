@@ -47,7 +47,7 @@ class Reply:
         self.request_id = request_id
         self.seed = random_seed() if params.seed is None else params.seed
         self.ids: list[int] = []  # made so far
-        self.wants: int | None = None  # the token whose logits are next to be computed
+        self.wants: int | None = None  # the token whose logits are next to be computed, if one is
         self.reading: list[int] | None = None  # what is being read, while others could take it over
         self.text = ""  # shown so far
         self._params = params

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tui_chat.model.native import ready
+from tui_chat.pages import PAGES
 
 Map = Callable[[Tensor], Tensor]
 Precision = Literal["dense", "int8", "float16", "bfloat16"]
@@ -169,8 +170,8 @@ def _grouped(rows: Tensor) -> Tensor:
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(out, in) in 8 bits, and the scales of its groups (out, groups)."""
-    made = torch.empty(weight.shape, dtype=torch.int8)
-    scales = torch.empty(weight.shape[0], -(-weight.shape[1] // GROUP))
+    made = PAGES.empty(weight.shape, torch.int8)
+    scales = PAGES.empty((weight.shape[0], -(-weight.shape[1] // GROUP)), torch.float32)
     for at in range(0, len(made), 4096):  # in pieces: of a large table float32 would be too much
         groups = _grouped(weight[at : at + 4096].float())
         each = scales[at : at + 4096] = row_scales(groups)
@@ -216,15 +217,16 @@ def int8_down(weight: Tensor, bias: Tensor | None) -> Held:
 def float16(weight: Tensor, bias: Tensor | None) -> Held:
     """float16 weights for float32 activations. Values beyond float16's range become its largest."""
     largest = torch.finfo(torch.float16).max
-    held = weight if weight.dtype == torch.float16 else weight.clamp(-largest, largest).half()
-    return Held(held.contiguous(), None, bias, _widening(held, None))
+    same = weight.dtype == torch.float16
+    held = _kept(weight if same else weight.clamp(-largest, largest).half(), weight)
+    return Held(held, None, bias, _widening(held, None))
 
 
 def bfloat16(weight: Tensor, bias: Tensor | None) -> Held:
     """bfloat16 weights for float32 activations; several rows of these are rounded to bfloat16 where
     the processor multiplies such numbers faster.
     """
-    held = weight.bfloat16().contiguous()
+    held = _kept(weight.bfloat16(), weight)
     exact = _widening(held, None)
     if not _fast_bfloat16():
         return Held(held, None, bias, exact)
@@ -237,6 +239,13 @@ def bfloat16(weight: Tensor, bias: Tensor | None) -> Held:
 
 
 _PIECE = 2**22  # numbers that are widened at a time: what stays in a processor's cache
+
+
+def _kept(made: Tensor, weight: Tensor) -> Tensor:
+    """`made` where weights lie best, unless it is the weight itself, which lies there already."""
+    if made is weight and made.is_contiguous():
+        return made
+    return PAGES.empty(made.shape, made.dtype).copy_(made)
 
 
 def _widening(held: Tensor, scales: Tensor | None) -> Map:
