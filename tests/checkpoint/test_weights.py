@@ -61,7 +61,6 @@ def test_views_of_one_storage_and_odd_strides_load_right(
     )
     found = weights.load(catalog.describe(str(path)))
     assert torch.equal(found["position.weight"], big[10:26])
-    assert found["position.weight"].untyped_storage().nbytes() == 16 * 8 * 4
     assert torch.equal(
         found["blocks.0.attn.out.weight"], saved["transformer.h.0.attn.c_proj.weight"]
     )
