@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tui_chat.model.decoder import Decoder
-from tui_chat.model.linear import Precision
+from tui_chat.model.linear import Precision, int8, widened
 from tui_chat.model.native import ready
 from tui_chat.settings import Paths
 
@@ -157,6 +157,27 @@ def test_what_is_no_number_stays_none(bad: float) -> None:
     logits = running.forward([1], running.new_cache())
     assert running._program is not None
     assert not logits.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(5, 64), (33, 80), (7, 200), (100, 16)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_int8_is_rounded_to_a_scale_a_row_as_torch_rounds_it(
+    shape: tuple[int, int], threads: int
+) -> None:
+    draw = torch.Generator().manual_seed(5)
+    weight = torch.randn(shape, generator=draw) * torch.rand(shape, generator=draw)
+    held = int8(weight, None)
+    assert held.scales is not None
+    largest = held.scales.amax(1, keepdim=True)
+    wanted = (widened(held.weight, held.scales) / largest).round().to(torch.int8)
+    torch.set_num_threads(threads)
+    try:
+        found = ready.evened(held.weight, held.scales)
+    finally:
+        torch.set_num_threads(1)
+    assert found is not None
+    assert (found.int() - wanted.int()).abs().max() <= 1  # a half may fall either way
+    assert (found == wanted).float().mean() > 0.99
 
 
 def test_an_id_that_has_no_row_is_refused() -> None:

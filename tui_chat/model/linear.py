@@ -200,7 +200,10 @@ def int8(weight: Tensor, bias: Tensor | None) -> Held:
             return exact(x)
         each = row_scales(x)[:, None]
         rounded = x.div(each).round_().to(torch.int8)
-        even = torch.mul(_grouped(numbers), parts).round_().to(torch.int8).flatten(1)[:, :width]
+        even = ready.evened(numbers, scales)
+        if even is None:
+            groups = torch.mul(_grouped(numbers), parts).round_().to(torch.int8)
+            even = groups.flatten(1)[:, :width]
         return torch._int_mm(rounded, even.t()).float().mul_(each).mul_(largest)
 
     return Held(numbers, scales, bias, product)

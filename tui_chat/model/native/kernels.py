@@ -29,6 +29,7 @@ compiled = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"
 _read_float32, _read_bfloat16 = vectors.read_float32, vectors.read_bfloat16
 _read_float16, _read_int8 = vectors.read_float16, vectors.read_int8
 _write_int8, _power_of_two = vectors.write_int8, vectors.power_of_two
+_round_group = vectors.round_group
 
 # ---- matrices
 
@@ -60,6 +61,32 @@ def _product_of(kind: str, read: Any) -> Any:
     ) -> None:
         whole, half, stride = columns // 32 * 32, columns // 16 * 16, columns * size
         groups = (columns + _GROUP - 1) // _GROUP * 4  # bytes of a row's scales
+        if count == 1:
+            made = carray(floats(y), last)
+            for row in range(first, last):
+                w = weight + row * stride
+                if grouped:
+                    made[row] = by_groups(w, scales + row * groups, x, half)
+                else:
+                    made[row] = long(w, x, whole)
+            if not grouped and half > whole:
+                for row in range(first, last):
+                    made[row] += short(weight + row * stride + whole * size, x + whole * 4, 16)
+            if half < columns:
+                for row in range(first, last):
+                    total = np.float32(0.0)
+                    for column in range(half, columns):
+                        total += read(weight + row * stride + column * size) * _read_float32(
+                            x + 4 * column
+                        )
+                    if grouped:  # fewer than 16, in the last group
+                        total *= _read_float32(scales + (row + 1) * groups - 4)
+                    made[row] += total
+            if bias:
+                added = carray(floats(bias), last)
+                for row in range(first, last):
+                    made[row] += added[row]
+            return
         row = first
         while row < last:
             w, to, by = weight + row * stride, y + row * 4, scales + row * groups
@@ -135,6 +162,26 @@ def multiply(
         )
     else:
         _product_int8(weight, scales, bias, columns, x, x_stride, count, y, y_stride, first, last)
+
+
+@compiled
+def even(numbers: int, scales: int, out: int, columns: int, first: int, last: int) -> None:
+    """Rows [first, last) of int8 with scales of groups, rounded to the largest scale of each."""
+    groups = (columns + _GROUP - 1) // _GROUP
+    for row in range(first, last):
+        by = carray(floats(scales + row * groups * 4), groups)
+        largest = by[0]
+        for group in range(1, groups):
+            largest = max(largest, by[group])
+        of, to = numbers + row * columns, out + row * columns
+        for group in range(groups):
+            share = by[group] / largest
+            begin = group * _GROUP
+            if begin + _GROUP <= columns:
+                _round_group(of + begin, share, to + begin)
+            else:
+                for column in range(begin, columns):
+                    _write_int8(to + column, np.rint(_read_int8(of + column) * share))
 
 
 @compiled

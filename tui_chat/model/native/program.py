@@ -20,7 +20,7 @@ from tui_chat.model.linear import DenseTable, Held, HeldTable, Linear, Matrix, T
 from tui_chat.model.native import tables
 from tui_chat.model.native.crew import Crew
 from tui_chat.model.native.ready import MOST_ROWS
-from tui_chat.model.native.rows import KINDS, row_product
+from tui_chat.model.native.rows import KINDS, evened, row_product
 from tui_chat.model.native.step import run
 from tui_chat.model.native.vectors import GROUP
 from tui_chat.model.parts import MLP, Block, Parts, assemble
@@ -306,6 +306,7 @@ def try_out() -> None:
         cache = KVCache(spec, dtype=torch.float32, device=torch.device("cpu"))
         cache.reserve(1)
         logits = Program(assemble(spec, weights)).run((0,), (cache,))
+        evened(torch.ones(2, 80, dtype=torch.int8), torch.ones(2, 2))
         one = row_product(torch.ones(2, 16), None)(torch.ones(1, 16))
     if logits.abs().max() > 1e-6 or float((one - 16).abs().max()) > 1e-6:
         raise RuntimeError("the compiled step computes nonsense")

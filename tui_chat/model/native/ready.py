@@ -63,6 +63,15 @@ def row_product(weight: Tensor, scales: Tensor | None) -> Callable[[Tensor], Ten
     return rows.row_product(weight, scales) if weight.dtype in rows.KINDS else None
 
 
+def evened(numbers: Tensor, scales: Tensor) -> Tensor | None:
+    """As in rows.py, None as long as that is not to be had."""
+    if _program is None:
+        return None
+    from tui_chat.model.native import rows
+
+    return rows.evened(numbers, scales)
+
+
 @functools.cache
 def available() -> bool:
     """Whether this Python can have the compiled step at all."""

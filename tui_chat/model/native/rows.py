@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tui_chat.model.native import tables
 from tui_chat.model.native.crew import Crew
-from tui_chat.model.native.kernels import multiply
+from tui_chat.model.native.kernels import even, multiply
 from tui_chat.model.native.step import meet, share
 
 KINDS = {
@@ -33,7 +33,25 @@ def _run(matrices: Any, x: int, y: int, sync: int, met: int, rank: int, threads:
         meet(sync, met + threads)
 
 
-_crew = Crew(_run)
+@njit(nogil=True, cache=True, error_model="numpy")
+def _run_even(
+    numbers: int,
+    scales: int,
+    out: int,
+    rows: int,
+    columns: int,
+    sync: int,
+    met: int,
+    rank: int,
+    threads: int,
+) -> None:
+    first, last = share(rows, rank, threads)
+    even(numbers, scales, out, columns, first, last)
+    if threads > 1:
+        meet(sync, met + threads)
+
+
+_crew, _even_crew = Crew(_run), Crew(_run_even)
 
 
 def described(weight: Tensor, scales: Tensor | None) -> Any:
@@ -64,3 +82,12 @@ def row_product(weight: Tensor, scales: Tensor | None) -> Callable[[Tensor], Ten
         return y
 
     return product
+
+
+def evened(numbers: Tensor, scales: Tensor) -> Tensor:
+    """An int8 matrix (out, in) rounded again, to one scale a row: the largest of its groups'."""
+    out = torch.empty_like(numbers)
+    sync = np.zeros(1, np.int64)
+    places = numbers.data_ptr(), scales.data_ptr(), out.data_ptr()
+    _even_crew(torch.get_num_threads(), (*places, *numbers.shape, sync.ctypes.data, 0))
+    return out

@@ -362,6 +362,24 @@ def write_int8(_: Any, address: Any, number: Any) -> Any:
 
 
 @intrinsic
+def round_group(_: Any, numbers: Any, share: Any, out: Any) -> Any:
+    """(numbers, share, out): 64 numbers of int8, each times a share of at most 1, rounded."""
+
+    def code(context: Any, b: Build, signature: Any, args: list[Value]) -> Value:
+        numbers, share, out = args
+        kind = ir.FunctionType(VECTOR, [VECTOR])
+        rint = cgutils.get_or_insert_function(b.module, kind, "llvm.rint.v16f32")
+        by = _all(b, share)
+        for number, found in enumerate(_line(b, "int8", numbers)):
+            made = b.fptosi(b.call(rint, [b.fmul(found, by)]), ir.VectorType(I8, LANES))
+            to = b.add(out, _number(number * LANES))
+            b.store(made, b.inttoptr(to, ir.PointerType(ir.VectorType(I8, LANES)))).align = 1
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32, types.int64), code
+
+
+@intrinsic
 def power_of_two(_: Any, exponent: Any) -> Any:
     """2 ** exponent for a whole exponent in [-126, 127], made of its bits."""
 
