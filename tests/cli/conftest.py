@@ -37,6 +37,7 @@ class Run(Protocol):
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CONFIG", "DATA", "CACHE"):
         monkeypatch.setenv(f"TUI_CHAT_{name}_DIR", str(tmp_path / name.lower()))
+    monkeypatch.setenv("TUI_CHAT_COMPILED", "0")  # each home would have it compiled
     return tmp_path
 
 

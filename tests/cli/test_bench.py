@@ -32,8 +32,7 @@ def test_every_dtype_of_a_cpu_is_measured_beside_the_memory(run: Run, home: Path
     assert found["checkpoint"]["step"] == 8300
     assert [row["dtype"] for row in found["speeds"]] == ["float32", "float16", "int8"]
     sizes = [row["weight_bytes"] for row in found["speeds"]]
-    # int8 keeps the ends of its MLPs in float16
-    assert sizes[0] > 1.9 * sizes[1] and sizes[1] > 1.4 * sizes[2]
+    assert sizes[0] > 1.9 * sizes[1] and sizes[1] > 1.8 * sizes[2]
     for row in found["speeds"]:
         assert row["prompt_tokens"] == 192, "half of its context"
         assert math.isclose(row["prefill_rate"] * row["first_token_seconds"], 192)

@@ -6,8 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from tui_chat.model.native import ready
+from tui_chat.settings import Paths
+
 from ..model.tiny import random_weights
 from .small import alphabet_weights, save_nanogpt, spec
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> None:
+    """The compiled step is there from the first test on, or what is said would depend on when it
+    came."""
+    ready.start(Paths.find().cache)
+    ready.wait(300)
 
 
 @pytest.fixture(scope="session")

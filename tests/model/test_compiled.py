@@ -133,20 +133,23 @@ def test_threads_that_share_a_step_get_what_one_gets(name: str, threads: int) ->
 
 
 def test_the_threads_of_a_step_end_with_its_model() -> None:
-    before = threading.active_count()
+    before = {one for one in threading.enumerate() if one.name == "step"}
     running = decoder("gpt")
     torch.set_num_threads(3)
     try:
         running.forward([1], running.new_cache())
     finally:
         torch.set_num_threads(1)
-    helpers = [one for one in threading.enumerate() if one.name == "step"]
-    assert threading.active_count() == before + 2
+
+    def ours() -> set[threading.Thread]:
+        return {one for one in threading.enumerate() if one.name == "step"} - before
+
+    assert len(ours()) == 2
     del running
     gc.collect()
-    for helper in helpers:
-        helper.join(10)
-    assert threading.active_count() <= before
+    for helper in ours():
+        helper.join(30)
+    assert not ours()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

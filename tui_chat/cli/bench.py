@@ -23,6 +23,7 @@ from tui_chat.errors import UsageError
 if TYPE_CHECKING:
     from tui_chat.engine.speed import Speed
 
+COMPILING = 120.0  # seconds at most that are waited for it
 SECONDS = 0.7  # spent on prompts and on tokens, for each dtype
 _DTYPES = {"cpu": ("float32", "float16", "int8"), "cuda": ("bfloat16", "float32")}
 
@@ -67,6 +68,7 @@ def _measured(
         from tui_chat.checkpoint.weights import LoadCancelled
         from tui_chat.engine.load import choose_device, describe, load_checkpoint
         from tui_chat.engine.speed import measure
+        from tui_chat.model.native import ready
 
         device = choose_device(given.device)
         dtypes = (given.dtype,) if given.dtype else _DTYPES.get(device.type, ("float32",))
@@ -89,6 +91,9 @@ def _measured(
                 progress.wipe()
                 remark(f"tui-chat: {error}")
                 continue
+            if device.type == "cpu" and ready.available() and not ready.wait(0.0):
+                told("compiling the step, once for this machine")
+                ready.wait(COMPILING)
             found.append(measure(loaded, seconds=SECONDS, told=told, stopped=stopped))
             del loaded
             gc.collect()

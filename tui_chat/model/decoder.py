@@ -20,7 +20,7 @@ from tui_chat.errors import CheckpointError
 from tui_chat.model.batch import next_tokens
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import mask
-from tui_chat.model.linear import Precision
+from tui_chat.model.linear import GROUP, Precision
 from tui_chat.model.native import ready
 from tui_chat.model.parts import Parts, assemble, best_turned
 from tui_chat.model.pauses import finished
@@ -82,6 +82,8 @@ class Decoder:
         """Logits after the last of `ids`, which follow `cache.tokens`: (vocab_size,) float32.
         Appends to the cache.
         """
+        if not cache.tokens:
+            self._adopt()
         if (program := self._compiled(len(ids))) is not None:
             cache.reserve(len(cache) + len(ids))
             logits = program.run(ids, (cache,), all_logits=False)[0]
@@ -100,6 +102,7 @@ class Decoder:
         """As `forward`, with a pause after each layer in which other sequences may be run; None
         unless `logits`. Left before its end it has changed nothing.
         """
+        self._adopt()
         x = yield from self._many(ids, cache)
         found = self._parts.logits(x[-1:])[0] if logits else None
         cache.append(ids)
@@ -108,6 +111,8 @@ class Decoder:
     @torch.inference_mode()
     def forward_all(self, ids: Sequence[int], cache: KVCache) -> Tensor:
         """Logits after each of `ids`: (len(ids), vocab_size) float32. Appends to the cache."""
+        if not cache.tokens:
+            self._adopt()
         if (logits := self._exactly(ids, cache)) is not None:
             return logits
         logits = self._parts.logits(finished(self._many(ids, cache)))
@@ -149,16 +154,19 @@ class Decoder:
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _compiled(self, rows: int) -> Program | None:
-        """What computes so few rows without torch, once it is there."""
-        if not self._suits or rows > ready.MOST_ROWS:
-            return None
-        if self._program is None and (make := ready.program()) is not None:
+        """What computes so few rows without torch, where it has been taken up."""
+        return self._program if rows <= ready.MOST_ROWS else None
+
+    def _adopt(self) -> None:
+        """Take up the compiled step, if it is there by now. Called where something is read, not
+        while a reply is written: the two round differently, and a seed should give one reply.
+        """
+        if self._program is None and self._suits and (make := ready.program()) is not None:
             try:
                 self._program = make(self._parts)
             except ValueError:  # torch then says what is wrong
                 log.warning("the compiled step cannot be used", exc_info=True)
                 self._suits = False
-        return self._program
 
     def _many(self, ids: Sequence[int], cache: KVCache) -> Generator[None, None, Tensor]:
         """(T, n_embd) after the last layer, for any number of ids; pauses after each layer."""
@@ -201,5 +209,7 @@ def _held_bytes(tensor: Tensor, precision: Precision) -> int:
     """Bytes that a tensor of the file takes once it is in place (linear.py says how)."""
     size = tensor.element_size()
     if precision != "dense":
-        size = 4 if tensor.dim() != 2 else 1 if precision == "int8" else 2
+        size = 4 if tensor.dim() != 2 else 2
+        if size == 2 and precision == "int8":
+            return tensor.numel() + 4 * tensor.shape[0] * -(-tensor.shape[1] // GROUP)
     return tensor.numel() * size

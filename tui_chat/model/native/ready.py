@@ -72,11 +72,13 @@ def evened(numbers: Tensor, scales: Tensor) -> Tensor | None:
     return rows.evened(numbers, scales)
 
 
-@functools.cache
 def available() -> bool:
     """Whether this Python can have the compiled step at all."""
-    if os.environ.get(OFF) == "0" or not hasattr(os, "sched_yield"):
-        return False
+    return os.environ.get(OFF) != "0" and hasattr(os, "sched_yield") and _installed()
+
+
+@functools.cache
+def _installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in _PACKAGES)
 
 
