@@ -20,7 +20,7 @@ from tui_chat.errors import CheckpointError
 from tui_chat.model.batch import next_tokens
 from tui_chat.model.cache import KVCache
 from tui_chat.model.layers import mask
-from tui_chat.model.linear import GROUP, Precision
+from tui_chat.model.linear import Precision
 from tui_chat.model.native import ready
 from tui_chat.model.parts import Parts, assemble, best_turned
 from tui_chat.model.pauses import finished
@@ -211,5 +211,5 @@ def _held_bytes(tensor: Tensor, precision: Precision) -> int:
     if precision != "dense":
         size = 4 if tensor.dim() != 2 else 2
         if size == 2 and precision == "int8":
-            return tensor.numel() + 4 * tensor.shape[0] * -(-tensor.shape[1] // GROUP)
+            return tensor.numel() + 4 * tensor.shape[0] * -(-tensor.shape[1] // ready.GROUP)
     return tensor.numel() * size

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tui_chat.model.native import ready
+from tui_chat.model.native.ready import GROUP
 from tui_chat.pages import PAGES
 
 Map = Callable[[Tensor], Tensor]
@@ -151,9 +152,6 @@ class Held:
 
 
 _TINY = torch.finfo(torch.float32).tiny
-
-
-GROUP = 64  # numbers of an int8 row that share a scale
 
 
 def row_scales(rows: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 from numba import carray, njit
 
 from tui_chat.model.native import vectors
+from tui_chat.model.native.ready import GROUP
 from tui_chat.model.native.tables import (
     BFLOAT16,
     FLOAT16,
@@ -32,8 +33,6 @@ _write_int8, _power_of_two = vectors.write_int8, vectors.power_of_two
 _round_group = vectors.round_group
 
 # ---- matrices
-
-_GROUP = vectors.GROUP
 
 
 def _product_of(kind: str, read: Any) -> Any:
@@ -60,7 +59,7 @@ def _product_of(kind: str, read: Any) -> Any:
         last: int,
     ) -> None:
         whole, half, stride = columns // 32 * 32, columns // 16 * 16, columns * size
-        groups = (columns + _GROUP - 1) // _GROUP * 4  # bytes of a row's scales
+        groups = (columns + GROUP - 1) // GROUP * 4  # bytes of a row's scales
         if count == 1:
             made = carray(floats(y), last)
             for row in range(first, last):
@@ -167,7 +166,7 @@ def multiply(
 @compiled
 def even(numbers: int, scales: int, out: int, columns: int, first: int, last: int) -> None:
     """Rows [first, last) of int8 with scales of groups, rounded to the largest scale of each."""
-    groups = (columns + _GROUP - 1) // _GROUP
+    groups = (columns + GROUP - 1) // GROUP
     for row in range(first, last):
         by = carray(floats(scales + row * groups * 4), groups)
         largest = by[0]
@@ -176,8 +175,8 @@ def even(numbers: int, scales: int, out: int, columns: int, first: int, last: in
         of, to = numbers + row * columns, out + row * columns
         for group in range(groups):
             share = by[group] / largest
-            begin = group * _GROUP
-            if begin + _GROUP <= columns:
+            begin = group * GROUP
+            if begin + GROUP <= columns:
                 _round_group(of + begin, share, to + begin)
             else:
                 for column in range(begin, columns):
@@ -203,10 +202,10 @@ def look_up(matrix: Any, row: int, y: int) -> None:
             made[at] = _read_float16(start + 2 * at)
     else:
         start = matrix["weight"] + row * columns
-        groups = (columns + _GROUP - 1) // _GROUP
+        groups = (columns + GROUP - 1) // GROUP
         by = carray(floats(matrix["scales"] + row * groups * 4), groups)
         for at in range(columns):
-            made[at] = _read_int8(start + at) * by[at // _GROUP]
+            made[at] = _read_int8(start + at) * by[at // GROUP]
 
 
 # ---- norms

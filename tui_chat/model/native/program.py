@@ -19,10 +19,9 @@ from tui_chat.model.layers import UNNORMED, Norm, attention_scale
 from tui_chat.model.linear import DenseTable, Held, HeldTable, Linear, Matrix, Table
 from tui_chat.model.native import tables
 from tui_chat.model.native.crew import Crew
-from tui_chat.model.native.ready import MOST_ROWS
+from tui_chat.model.native.ready import GROUP, MOST_ROWS
 from tui_chat.model.native.rows import KINDS, evened, row_product
 from tui_chat.model.native.step import run
-from tui_chat.model.native.vectors import GROUP
 from tui_chat.model.parts import MLP, Block, Parts, assemble
 from tui_chat.model.rotary import Rotary
 from tui_chat.model.spec import ModelSpec
@@ -73,7 +72,6 @@ class Program:
         self._stores: WeakKeyDictionary[KVCache, tuple[int, Any]] = WeakKeyDictionary()
         self._windowed = any(block.window for block in parts.blocks)
         self._rows = np.zeros(MOST_ROWS, tables.ROW)
-        self._sync = np.zeros(1, np.int64)
         self._longest = 0
         self._crew = Crew(run)
         self._rows_room, self._threads = 0, 0
@@ -126,13 +124,8 @@ class Program:
             self._longest,
             logits.data_ptr(),
             wanted,
-            self._sync.ctypes.data,
-            int(self._sync[0]),
         )
-        if threads == 1:
-            run(*what, 0, 1)
-        else:
-            self._crew(threads, what)
+        self._crew(threads, what)
         return logits
 
     def _store(self, cache: KVCache) -> Any:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+GROUP = 64  # numbers of an int8 row that share a scale
 MOST_ROWS = 16  # that go through together; torch reads longer pieces faster
 OFF = "TUI_CHAT_COMPILED"  # set to 0 in the environment: never
 _PACKAGES = ("numba", "llvmlite", "numpy")

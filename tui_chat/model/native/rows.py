@@ -66,19 +66,17 @@ def described(weight: Tensor, scales: Tensor | None) -> Any:
 
 def row_product(weight: Tensor, scales: Tensor | None) -> Callable[[Tensor], Tensor]:
     """(1, in) -> (1, out) float32, for a matrix of `KINDS` that lies (out, in) on a CPU."""
-    made, count = described(weight, scales), weight.shape[0]
+    made, (count, columns) = described(weight, scales), weight.shape
+    kept = weight, scales  # whose addresses are in the table
     shared = weight.numel() >= WORTH_SHARING
-    sync = np.zeros(1, np.int64)
 
-    def product(x: Tensor, held: tuple[Tensor, Tensor | None] = (weight, scales)) -> Tensor:
+    def product(x: Tensor) -> Tensor:
+        if x.shape[1] != columns or x.dtype != torch.float32:
+            raise ValueError(f"a row {tuple(x.shape)} for a matrix {tuple(kept[0].shape)}")
         x = x.contiguous()
         y = torch.empty(1, count)
         threads = torch.get_num_threads() if shared else 1
-        what = (made, x.data_ptr(), y.data_ptr(), sync.ctypes.data, int(sync[0]))
-        if threads == 1:
-            _run(*what, 0, 1)
-        else:
-            _crew(threads, what)
+        _crew(threads, (made, x.data_ptr(), y.data_ptr()))
         return y
 
     return product
@@ -87,7 +85,6 @@ def row_product(weight: Tensor, scales: Tensor | None) -> Callable[[Tensor], Ten
 def evened(numbers: Tensor, scales: Tensor) -> Tensor:
     """An int8 matrix (out, in) rounded again, to one scale a row: the largest of its groups'."""
     out = torch.empty_like(numbers)
-    sync = np.zeros(1, np.int64)
     places = numbers.data_ptr(), scales.data_ptr(), out.data_ptr()
-    _even_crew(torch.get_num_threads(), (*places, *numbers.shape, sync.ctypes.data, 0))
+    _even_crew(torch.get_num_threads(), (*places, *numbers.shape))
     return out

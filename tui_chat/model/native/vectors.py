@@ -15,6 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tui_chat.model.native.ready import GROUP
+
 LANES = 16
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -182,9 +184,6 @@ def dots_of(kind: str, rows: int) -> Any:
         return types.void(*[types.int64] * 6), code
 
     return dots
-
-
-GROUP = 64  # numbers of an int8 row that share a scale
 
 
 def grouped_dot() -> Any:
