@@ -93,7 +93,7 @@ def measure(
     name: str, shape: Shape, dtypes: list[str], rounds: int, threads: int
 ) -> list[dict[str, Any]]:
     rows = []
-    count = 96 if "1M" in name.split() else 32
+    count = 900 if "1M" in name.split() else 32  # long enough for lanes that take turns of 8 ms
     with tempfile.TemporaryDirectory() as scratch:
         weights = random_weights(shape)
         files = [save(Path(scratch) / f"{at}.safetensors", shape, weights) for at in range(2)]
