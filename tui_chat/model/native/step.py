@@ -15,19 +15,21 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
+from tui_chat.model.native.attention import (
+    mixed,
+    mixed_int8,
+    quantise,
+    scores_of,
+    scores_of_int8,
+    softmax,
+)
 from tui_chat.model.native.kernels import (
     activate,
     compiled,
     look_up,
-    mixed,
-    mixed_int8,
     multiply,
     normed,
-    quantise,
     rms_normed,
-    scores_of,
-    scores_of_int8,
-    softmax,
     tanh,
     turn,
 )
