@@ -257,7 +257,8 @@ def test_a_draft_and_lookup_change_nothing_that_is_said(run: Run) -> None:
         stats = done.json["stats"]
         assert 0 <= stats["accepted_tokens"] <= stats["drafted_tokens"] > 0
         assert re.fullmatch(
-            r"draft: \d+ of \d+ tokens were proposed; \d+% of what was proposed was right\n",
+            r"draft: \d+ of \d+ tokens were proposed rightly; \d+% of what was proposed was "
+            r"right\n",
             done.err,
         )
 

@@ -207,8 +207,8 @@ def tell_drafted(samples: list[Sample]) -> None:
         return
     accepted, made = sum(one.accepted_tokens for one in stats), sum(one.new_tokens for one in stats)
     remark(
-        f"draft: {accepted} of {made} tokens were proposed; {accepted / drafted:.0%} of what was "
-        "proposed was right"
+        f"draft: {accepted} of {made} tokens were proposed rightly; {accepted / drafted:.0%} of "
+        "what was proposed was right"
     )
 
 

@@ -181,9 +181,9 @@ def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
 def int8(weight: Tensor, bias: Tensor | None) -> Held:
     """8 bits a weight with one scale for 64 neighbours in a row of (out, in).
 
-    A single row of activations stays float32. Several are rounded to 8 bits as well, a scale each,
-    and the weights to one scale a row, where the processor multiplies such numbers four times as
-    fast.
+    A few rows of activations stay float32, as in the compiled step. Many are rounded to 8 bits as
+    well, a scale each, and the weights to one scale a row, where the processor multiplies such
+    numbers four times as fast.
     """
     numbers, scales = _rounded(weight)
     exact = _widening(numbers, scales)
@@ -194,7 +194,7 @@ def int8(weight: Tensor, bias: Tensor | None) -> Held:
     width = weight.shape[1]
 
     def product(x: Tensor) -> Tensor:
-        if x.shape[0] == 1:
+        if x.shape[0] <= ready.MOST_ROWS:
             return exact(x)
         each = row_scales(x)[:, None]
         rounded = x.div(each).round_().to(torch.int8)
@@ -224,7 +224,7 @@ def float16(weight: Tensor, bias: Tensor | None) -> Held:
 
 
 def bfloat16(weight: Tensor, bias: Tensor | None) -> Held:
-    """bfloat16 weights for float32 activations; several rows of these are rounded to bfloat16 where
+    """bfloat16 weights for float32 activations; many rows of these are rounded to bfloat16 where
     the processor multiplies such numbers faster.
     """
     held = _kept(weight.bfloat16(), weight)
@@ -234,7 +234,9 @@ def bfloat16(weight: Tensor, bias: Tensor | None) -> Held:
     lying = held.t()
 
     def product(x: Tensor) -> Tensor:
-        return exact(x) if x.shape[0] == 1 else torch.mm(x.bfloat16(), lying).float()
+        if x.shape[0] <= ready.MOST_ROWS:
+            return exact(x)
+        return torch.mm(x.bfloat16(), lying).float()
 
     return Held(held, None, bias, product)
 

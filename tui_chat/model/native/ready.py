@@ -20,6 +20,7 @@ import platform
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ _DONE = "done"  # a file beside the compiled code: all of it is there
 _program: Callable[[Parts], Program] | None = None
 _lock = threading.Lock()
 _thread: threading.Thread | None = None
-_compiled = threading.Event()  # before now, so that loading it is all there is to do
+_looked = threading.Event()  # whether it has to be compiled is known by now
+_compiled = threading.Event()  # it was, so that loading it is all there is to do
 
 
 def program() -> Callable[[Parts], Program] | None:
@@ -118,7 +120,8 @@ def wait(seconds: float) -> bool:
 
 def soon(seconds: float = 2.0) -> bool:
     """Whether it is there, waiting a moment where it only has to be loaded."""
-    _compiled.wait(0.05)
+    if _thread is not None:
+        _looked.wait(seconds)
     return wait(seconds if _compiled.is_set() else 0.0)
 
 
@@ -129,12 +132,16 @@ def _get(cache: Path) -> None:
         folder = _folder(cache)
         if (folder / _DONE).exists():
             _compiled.set()
-        elif not _compiled_elsewhere(folder):
+        _looked.set()
+        if not _compiled.is_set() and not _compiled_elsewhere(folder):
             return
         _preload()
         _program = _loaded(folder)
-    except Exception:
-        log.warning("the compiled step cannot be had; torch computes all", exc_info=True)
+    except Exception as error:
+        log.warning("the compiled step cannot be had, torch computes all: %s", error)
+        log.debug("it failed here", exc_info=True)
+    finally:
+        _looked.set()
 
 
 def _folder(cache: Path) -> Path:
@@ -177,15 +184,31 @@ def _compiled_elsewhere(folder: Path) -> bool:
         "import json, os, sys; os.nice(10); sys.path += json.loads(sys.argv[1]);"
         "from tui_chat.model.native.ready import compile_into; compile_into(sys.argv[2])"
     )
-    made = subprocess.run(
-        [sys.executable, "-I", "-c", code, json.dumps(list(dict.fromkeys(places))), str(folder)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        cwd=folder,
-        start_new_session=True,  # it ends by itself, and is of use even when its parent is gone
-        check=False,
-    )
+    command = [sys.executable, "-I", "-c", code, json.dumps(list(dict.fromkeys(places)))]
+    with open(folder / "lock", "wb") as lock:
+        while not (folder / _DONE).exists():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # somebody is at it
+                time.sleep(0.2)
+            else:
+                # The other process has the lock as well, and keeps it if this one ends before it.
+                return _ended_well(
+                    subprocess.run(
+                        [*command, str(folder)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.PIPE,
+                        cwd=folder,
+                        pass_fds=(lock.fileno(),),
+                        start_new_session=True,
+                        check=False,
+                    )
+                )
+    return True
+
+
+def _ended_well(made: subprocess.CompletedProcess[bytes]) -> bool:
     if made.returncode:
         said = made.stderr.decode("utf-8", "replace").strip().splitlines()
         log.warning("the step was not compiled: %s", said[-1] if said else made.returncode)
@@ -194,13 +217,9 @@ def _compiled_elsewhere(folder: Path) -> bool:
 
 def compile_into(folder: str) -> None:
     """Compile the step and leave it in `folder`; in a process of its own."""
-    done = Path(folder) / _DONE
-    with open(Path(folder) / "lock", "wb") as lock:
-        if fcntl is not None:  # one at a time: who waits finds it done
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        if not done.exists():
-            _loaded(Path(folder))
-            done.touch()
+    if not (Path(folder) / _DONE).exists():
+        _loaded(Path(folder))
+        (Path(folder) / _DONE).touch()
 
 
 def _loaded(folder: Path) -> Callable[[Parts], Program]:
