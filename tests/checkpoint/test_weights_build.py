@@ -164,7 +164,6 @@ def test_views_of_one_storage_are_read_apart_whatever_lies_between(
     for name, ref in refs.items():
         wanted = torch.as_strided(numbers, ref.shape, ref.stride, ref.offset)
         assert torch.equal(found[name], wanted.to(found[name].dtype)), name
-        assert found[name].is_contiguous()
     assert found["rows"].stride() == (1, 7) and found["columns"].is_contiguous()
 
 
