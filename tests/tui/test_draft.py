@@ -134,14 +134,63 @@ def test_letting_it_go_while_it_loads_gives_up_loading() -> None:
     assert talk.draft.label == ""
 
 
-def test_a_checkpoint_that_does_not_load_leaves_nobody() -> None:
+MISSING = CheckpointError("cannot open other.pt", "no such file")
+
+
+def test_a_checkpoint_that_does_not_load_changes_nothing() -> None:
     talk = Talk().drafting()
     talk.draft.choose("other.pt", options=OPTIONS)
     talk.taken()
-    error = CheckpointError("cannot open other.pt", "no such file")
-    assert talk.draft.handle(ev.LoadFailed(lane="main/draft", path="other.pt", error=error))
-    assert talk.told[-1] == "No draft: cannot open other.pt: no such file."
-    assert talk.taken() == [ev.SetDraft(lane="main"), ev.Unload(lane="main/draft")]
+    assert talk.draft.handle(ev.LoadFailed(lane="main/draft", path="other.pt", error=MISSING))
+    said = "No draft: cannot open other.pt: no such file. The draft stays as it was."
+    assert talk.told[-1] == said
+    assert talk.taken() == [SET]
+    talk.draft.handle(ev.DraftSet(lane="main", kind="draft", label="early/100"))
+    assert talk.told[-1] == said, "it must stay to be read"
+    assert (talk.draft.path, talk.draft.label) == ("/runs/early.pt", "draft: early/100")
+
+
+def test_a_wrong_path_leaves_lookup_as_it_was() -> None:
+    talk = Talk()
+    talk.draft.target_loaded()
+    talk.draft.choose(lookup=True, options=OPTIONS)
+    talk.draft.handle(ev.DraftSet(lane="main", kind="lookup"))
+    talk.draft.choose("other.pt", options=OPTIONS)
+    talk.draft.handle(ev.LoadFailed(lane="main/draft", path="other.pt", error=MISSING))
+    assert talk.draft.lookup and talk.draft.path == "" and talk.draft.label == "lookup"
+
+
+def test_with_nobody_before_a_wrong_path_leaves_nobody_and_its_reason_on_the_screen() -> None:
+    talk = Talk()
+    talk.draft.target_loaded()
+    talk.draft.choose("other.pt", options=OPTIONS)
+    talk.draft.handle(ev.LoadFailed(lane="main/draft", path="other.pt", error=MISSING))
+    talk.draft.handle(ev.DraftSet(lane="main"))
+    assert talk.told == ["No draft: cannot open other.pt: no such file."]
+    assert not talk.draft.active
+
+
+@pytest.mark.parametrize("lookup", [True, False])
+def test_one_that_cannot_draft_gives_way_to_who_drafted_before(lookup: bool) -> None:
+    talk = Talk() if lookup else Talk().drafting()
+    if lookup:
+        talk.draft.target_loaded()
+        talk.draft.choose(lookup=True, options=OPTIONS)
+        talk.draft.handle(ev.DraftSet(lane="main", kind="lookup"))
+    talk.draft.choose("foreign.pt", options=OPTIONS)
+    talk.loaded("/runs/foreign.pt")
+    talk.taken()
+    error = UsageError("foreign cannot draft", "it knows 61 ids")
+    talk.draft.handle(ev.DraftSet(lane="main", error=error))
+    if lookup:
+        wanted = [ev.SetDraft(lane="main", lookup=True), ev.Unload(lane="main/draft")]
+        assert talk.taken() == wanted
+    else:
+        (load,) = talk.taken()
+        assert isinstance(load, ev.Load) and load.path == "/runs/early.pt"
+        talk.loaded()
+        assert talk.taken() == [SET]
+    assert talk.told[-1].endswith("it knows 61 ids. The draft stays as it was.")
 
 
 def test_events_of_others_are_left_to_them() -> None:

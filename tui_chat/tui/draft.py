@@ -34,6 +34,7 @@ class Draft:
         self._target = False  # and one in the lane it drafts for
         self._set = ev.DraftSet(lane=lane)
         self._asked = False  # by the user, who is told what came of it
+        self._before = ("", False)  # path and lookup, where the one chosen cannot draft
 
     @property
     def active(self) -> bool:
@@ -60,7 +61,9 @@ class Draft:
 
     def choose(self, path: str = "", *, lookup: bool = False, options: ev.LoadOptions) -> None:
         """A checkpoint, the text so far, or nobody. `options`: how the chat's own was opened."""
-        self.path, self.lookup, self._asked = path, lookup, True
+        if not self._loads_due:
+            self._before = (self.path, self.lookup)
+        self.path, self.lookup, self._asked, self._options = path, lookup, True, options
         if path:
             self._loads_due += 1
             self._send(ev.Load(lane=self.by, path=path, options=options.for_draft()))
@@ -95,10 +98,11 @@ class Draft:
             case ev.LoadFailed(lane=self.by):
                 self._loads_due = max(0, self._loads_due - 1)
                 if not event.cancelled and not self._loads_due:
-                    self.path = ""
+                    # Its lane keeps what it had, and who drafted goes on.
+                    self.path, self.lookup = self._before
+                    self._asked = False
                     self._apply()
-                    self._unload()  # of one chosen before
-                    self._tell(f"No draft: {event.error}", False)
+                    self._refused(event.error)
             case _:
                 return False
         return True
@@ -117,8 +121,22 @@ class Draft:
         self._set = event
         asked, self._asked = self._asked, False
         if event.error is not None:
-            self.path, self.lookup = "", False
-            self._unload()
-            self._tell(f"No draft: {event.error}", False)
-        elif asked:
+            (path, lookup), self._before = self._before, ("", False)
+            again = path if path != self.path else ""
+            self.path, self.lookup = again, lookup and not self.lookup
+            if again:
+                self._loads_due += 1
+                self._send(ev.Load(lane=self.by, path=again, options=self._options.for_draft()))
+            else:
+                if self.lookup:
+                    self._apply()
+                self._unload()
+            self._refused(event.error)
+            return
+        self._before = ("", False)
+        if asked:
             self._tell(self.said, False)
+
+    def _refused(self, error: object) -> None:
+        stays = " The draft stays as it was." if self.active else ""
+        self._tell(f"No draft: {error}{stays}", False)
