@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import threading
 from pathlib import Path
@@ -208,3 +209,26 @@ def test_nobody_waits_for_it_and_a_second_start_changes_nothing(tmp_path: Path) 
     ready.start(tmp_path)
     assert ready.program() is before
     assert not list(tmp_path.iterdir())
+
+
+def test_compiled_code_is_not_kept_where_others_may_write(tmp_path: Path) -> None:
+    folder = ready._folder(tmp_path)
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError):
+        ready._folder(tmp_path)
+
+
+def test_whoever_comes_while_it_is_compiled_waits_and_compiles_nothing(tmp_path: Path) -> None:
+    with open(tmp_path / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found: list[bool] = []
+        waiting = threading.Thread(
+            target=lambda: found.append(ready._compiled_elsewhere(tmp_path)), daemon=True
+        )
+        waiting.start()
+        assert not found
+        (tmp_path / "done").touch()
+        waiting.join(30)
+    assert found == [True]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["done", "lock"]
